@@ -1,0 +1,13 @@
+//! The pipeline as a pure value: it is told what happened and when, and answers what to do next.
+//!
+//! No I/O, no clock, no thread: time is an argument, sending and storing are values of [`Output`](pipeline::Output), and
+//! chance is a seed. A thin shell (`agent/daemon`) or the simulated world (`tests`) does the rest.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod limits;
+pub mod model;
+pub mod store;

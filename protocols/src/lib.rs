@@ -1,0 +1,13 @@
+//! What talks to devices, and the words in which it speaks to the rest: reading, status, stamp.
+//!
+//! Pure and `no_std` by default; the feature `io` adds the drivers that open sockets. One folder a protocol, each with
+//! its `README.md`, `sample.toml` and `testcases/`.
+#![no_std]
+
+extern crate alloc;
+#[cfg(any(test, feature = "io"))]
+extern crate std;
+
+pub mod reading;
+pub mod time;
+pub mod value;
