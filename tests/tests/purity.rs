@@ -150,7 +150,11 @@ fn no_arrow_runs_up() {
     for (folder, package, may_know) in ARROWS {
         let text = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
         let manifest: toml::Table = text.parse().unwrap();
-        assert_eq!(manifest["package"]["name"].as_str(), Some(package), "{folder}/Cargo.toml: the plan knows {package}");
+        assert_eq!(
+            manifest["package"]["name"].as_str(),
+            Some(package),
+            "{folder}/Cargo.toml: the plan knows {package}"
+        );
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
             let Some(dependencies) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
             for (name, value) in dependencies {

@@ -42,7 +42,10 @@ fn ending(path: &Path) -> &str {
 }
 
 fn rust_files() -> impl Iterator<Item = (String, String)> {
-    files().into_iter().filter(|path| ending(path) == "rs").map(|path| (shown(&path), fs::read_to_string(&path).unwrap()))
+    files()
+        .into_iter()
+        .filter(|path| ending(path) == "rs")
+        .map(|path| (shown(&path), fs::read_to_string(&path).unwrap()))
 }
 
 /// The path from the root, as people write it.
@@ -100,7 +103,10 @@ fn nothing_unfinished_and_nothing_unwrapped() {
             }
         }
     }
-    report(wrong, "finish it, or leave it out; outside tests return an error, or `expect` with the invariant that holds");
+    report(
+        wrong,
+        "finish it, or leave it out; outside tests return an error, or `expect` with the invariant that holds",
+    );
 }
 
 #[test]
@@ -124,7 +130,10 @@ fn one_clippy_toml_at_the_root() {
         .map(|path| shown(path))
         .filter(|path| path != "clippy.toml")
         .collect();
-    report(wrong, "clippy reads only the nearest one, so this one switches the root's bans off: merge it into the root's");
+    report(
+        wrong,
+        "clippy reads only the nearest one, so this one switches the root's bans off: merge it into the root's",
+    );
 }
 
 #[test]
