@@ -8,6 +8,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod filter;
 pub mod limits;
 pub mod model;
 pub mod store;
