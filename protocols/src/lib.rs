@@ -8,6 +8,12 @@ extern crate alloc;
 #[cfg(any(test, feature = "io"))]
 extern crate std;
 
+pub mod fault;
+pub mod modbus;
+pub mod mqtt;
+pub mod number;
+pub mod point;
 pub mod reading;
 pub mod time;
+pub mod units;
 pub mod value;

@@ -1,0 +1,1 @@
+//! Modbus TCP frames: a question as bytes, and whether bytes are its answer.
