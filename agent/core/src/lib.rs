@@ -9,6 +9,11 @@ extern crate alloc;
 extern crate std;
 
 pub mod filter;
+pub mod ledger;
 pub mod limits;
+pub mod losses;
 pub mod model;
+pub mod record;
+pub mod spool;
+pub mod state;
 pub mod store;

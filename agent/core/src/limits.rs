@@ -11,3 +11,5 @@ pub const RING_CELLS: usize = 4_096;
 pub const RING_ROWS: usize = 256;
 /// Most readings of points on their own clock in the open batch: 4,096 × 24 B = 96 KB.
 pub const EVENT_READINGS: usize = 4_096;
+/// Sealed batches that may wait for a commit: four commits' worth, 256 KB.
+pub const MAX_PENDING: usize = 256 * 1024;

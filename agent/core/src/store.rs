@@ -44,6 +44,59 @@ pub struct Commit {
     pub catalog: Option<Vec<u8>>,
 }
 
+/// One thing for the disk to do. Each is answered, in order.
+#[derive(Clone, Debug)]
+pub enum StoreCommand {
+    /// [`Store::commit`].
+    Commit(Commit),
+    /// [`Store::load`].
+    Load(DirId),
+    /// [`Store::read`].
+    Read {
+        /// Where.
+        dir: DirId,
+        /// Stored seq.
+        seq: u64,
+    },
+    /// [`Store::remove`].
+    Remove(DirId),
+    /// [`Store::quarantine`].
+    Quarantine {
+        /// Where.
+        dir: DirId,
+        /// Stored seq.
+        seq: u64,
+    },
+}
+
+/// How a [`StoreCommand`] went.
+#[derive(Clone, Debug)]
+pub enum StoreReply {
+    /// To `Commit`.
+    Committed(Result<Usage, StoreError>),
+    /// To `Load`.
+    Loaded(DirId, Result<Vec<IndexEntry>, StoreError>),
+    /// To `Read`, with the stored seq.
+    Read(DirId, u64, Result<Option<Vec<u8>>, StoreError>),
+    /// To `Remove`.
+    Removed(DirId, Result<Usage, StoreError>),
+    /// To `Quarantine`, with the stored seq.
+    Quarantined(DirId, u64, Result<Usage, StoreError>),
+}
+
+impl StoreCommand {
+    /// Carries the command out on `store`: the one place where commands, calls and replies meet.
+    pub fn run(&self, store: &mut impl Store) -> StoreReply {
+        match self {
+            Self::Commit(commit) => StoreReply::Committed(store.commit(commit)),
+            Self::Load(dir) => StoreReply::Loaded(*dir, store.load(*dir)),
+            Self::Read { dir, seq } => StoreReply::Read(*dir, *seq, store.read(*dir, *seq)),
+            Self::Remove(dir) => StoreReply::Removed(*dir, store.remove(*dir)),
+            Self::Quarantine { dir, seq } => StoreReply::Quarantined(*dir, *seq, store.quarantine(*dir, *seq)),
+        }
+    }
+}
+
 /// What is in a directory, as its records' headers tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexEntry {

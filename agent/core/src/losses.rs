@@ -1,0 +1,244 @@
+//! Losses on their way to the centre: each stays until a batch that carries it is acknowledged (contract rule 8).
+//!
+//! A loss is booked in the ledger by whoever causes it, in the same breath as it is said here. It is durable with the
+//! next commit, carried by the next batch, and said again if that batch is itself lost. While nothing can be carried
+//! (a stopped or full spool) losses of one set and reason grow together instead of piling up.
+//!
+//! An *open* loss waits for its end: the readings a crash took are counted at the start, but the span is only known
+//! when the set is polled again (rule 9).
+
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use prost::Message;
+use tributary_proto::pb;
+use tributary_proto::pb::loss::Reason;
+use tributary_protocols::time::Wall;
+
+use crate::state;
+
+/// Whose readings went: what a `Loss` names besides seqs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whose {
+    /// A group of the catalogue.
+    Group(u32),
+    /// One point.
+    Point(u32),
+    /// Nobody in particular: event-driven points after a crash.
+    Nobody,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    loss: pb::Loss,
+    carrier: Option<u64>,
+    open: bool,
+}
+
+/// The losses not yet acknowledged.
+#[derive(Clone, Debug, Default)]
+pub struct Losses {
+    entries: Vec<Entry>,
+}
+
+impl Losses {
+    /// Whole batches `range` of `epoch`, with `readings` in all. Batches without readings are named too: their hole is
+    /// final only if somebody says so (rule 8).
+    pub fn add_batches(&mut self, reason: Reason, epoch: u64, range: &RangeInclusive<u64>, readings: u64) {
+        let next_to = |entry: &&mut Entry| {
+            entry.carrier.is_none()
+                && entry.loss.reason == reason as i32
+                && entry.loss.epoch == epoch
+                && entry.loss.last_seq.checked_add(1) == Some(*range.start())
+        };
+        if let Some(entry) = self.entries.iter_mut().find(next_to) {
+            entry.loss.last_seq = *range.end();
+            entry.loss.readings += readings;
+            return;
+        }
+        let (first_seq, last_seq) = (*range.start(), *range.end());
+        let loss = pb::Loss { reason: reason as i32, epoch, first_seq, last_seq, readings, ..pb::Loss::default() };
+        self.entries.push(Entry { loss, carrier: None, open: false });
+    }
+
+    /// `readings` of one set, stamped from `from` to `to`, both included.
+    pub fn add_span(&mut self, reason: Reason, whose: Whose, from: Wall, to: Wall, readings: u64) {
+        if readings == 0 {
+            return;
+        }
+        let to_ms = to.0.saturating_add(1);
+        let same = |entry: &&mut Entry| {
+            entry.carrier.is_none() && !entry.open && entry.loss.reason == reason as i32 && is_of(&entry.loss, whose)
+        };
+        if let Some(entry) = self.entries.iter_mut().rev().find(same) {
+            entry.loss.from_ms = entry.loss.from_ms.min(from.0);
+            entry.loss.to_ms = entry.loss.to_ms.max(to_ms);
+            entry.loss.readings += readings;
+            return;
+        }
+        self.entries.push(Entry { loss: span(reason, whose, from.0, to_ms, readings), carrier: None, open: false });
+    }
+
+    /// Says that a crash took what `whose` held, from `from` on; the end and more readings may follow.
+    pub fn open(&mut self, whose: Whose, from: Wall, readings: u64) {
+        let open = |entry: &&mut Entry| entry.open && is_of(&entry.loss, whose);
+        if let Some(entry) = self.entries.iter_mut().find(open) {
+            entry.loss.readings += readings;
+            entry.loss.from_ms = entry.loss.from_ms.min(from.0);
+            return;
+        }
+        self.entries.push(Entry {
+            loss: span(Reason::AgentDown, whose, from.0, 0, readings),
+            carrier: None,
+            open: true,
+        });
+    }
+
+    /// Ends the open loss of `whose` with `more` readings at `to` (`None`: the end is unknown). Without readings there
+    /// was no loss.
+    pub fn close(&mut self, whose: Whose, to: Option<Wall>, more: u64) {
+        let Some(index) = self.entries.iter().position(|entry| entry.open && is_of(&entry.loss, whose)) else {
+            return;
+        };
+        let entry = &mut self.entries[index];
+        entry.loss.readings += more;
+        entry.loss.to_ms = to.map_or(0, |to| to.0);
+        entry.open = false;
+        if entry.loss.readings == 0 {
+            self.entries.swap_remove(index);
+        }
+    }
+
+    /// Whether something waits for a batch to carry it.
+    #[must_use]
+    pub fn waiting(&self) -> bool {
+        self.entries.iter().any(|entry| entry.carrier.is_none() && !entry.open)
+    }
+
+    /// Losses for the batch `seq`, at most about `max_bytes` of them serialized, but at least one if any waits.
+    pub fn carry(&mut self, seq: u64, max_bytes: usize) -> Vec<pb::Loss> {
+        let mut bytes = 0;
+        let mut carried = Vec::new();
+        for entry in self.entries.iter_mut().filter(|entry| entry.carrier.is_none() && !entry.open) {
+            bytes += entry.loss.encoded_len() + 4;
+            if !carried.is_empty() && bytes > max_bytes {
+                break;
+            }
+            entry.carrier = Some(seq);
+            carried.push(entry.loss);
+        }
+        carried
+    }
+
+    /// The centre has the batches of `range`.
+    pub fn delivered(&mut self, range: &RangeInclusive<u64>) {
+        self.entries.retain(|entry| !entry.carrier.is_some_and(|seq| range.contains(&seq)));
+    }
+
+    /// The batches of `range` will never arrive: what they carried is said again.
+    pub fn say_again(&mut self, range: &RangeInclusive<u64>) {
+        for entry in &mut self.entries {
+            if entry.carrier.is_some_and(|seq| range.contains(&seq)) {
+                entry.carrier = None;
+            }
+        }
+    }
+
+    /// A new epoch gives `carrier` seqs new numbers; what is not in the mapping is said again.
+    pub fn renumber(&mut self, map: impl Fn(u64) -> Option<u64>) {
+        for entry in &mut self.entries {
+            entry.carrier = entry.carrier.and_then(&map);
+        }
+    }
+
+    /// For the state record.
+    #[must_use]
+    pub fn save(&self) -> Vec<state::SavedLoss> {
+        let save = |entry: &Entry| state::SavedLoss {
+            loss: Some(entry.loss),
+            carrier: entry.carrier.unwrap_or(0),
+            open: entry.open,
+        };
+        self.entries.iter().map(save).collect()
+    }
+
+    /// From the state record.
+    #[must_use]
+    pub fn restore(saved: &[state::SavedLoss]) -> Self {
+        let restore = |saved: &state::SavedLoss| {
+            Some(Entry { loss: saved.loss?, carrier: (saved.carrier != 0).then_some(saved.carrier), open: saved.open })
+        };
+        Self { entries: saved.iter().filter_map(restore).collect() }
+    }
+
+    /// The open losses, by whose they are.
+    pub fn opened(&self) -> impl Iterator<Item = Whose> + '_ {
+        self.entries.iter().filter(|entry| entry.open).map(|entry| match (entry.loss.group, entry.loss.point) {
+            (0, 0) => Whose::Nobody,
+            (0, point) => Whose::Point(point),
+            (group, _) => Whose::Group(group),
+        })
+    }
+}
+
+fn is_of(loss: &pb::Loss, whose: Whose) -> bool {
+    loss.first_seq == 0
+        && match whose {
+            Whose::Group(id) => loss.group == id,
+            Whose::Point(id) => loss.group == 0 && loss.point == id,
+            Whose::Nobody => loss.group == 0 && loss.point == 0,
+        }
+}
+
+fn span(reason: Reason, whose: Whose, from_ms: i64, to_ms: i64, readings: u64) -> pb::Loss {
+    let (group, point) = match whose {
+        Whose::Group(id) => (id, 0),
+        Whose::Point(id) => (0, id),
+        Whose::Nobody => (0, 0),
+    };
+    pb::Loss { reason: reason as i32, group, point, from_ms, to_ms, readings, ..pb::Loss::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_stays_until_its_batch_is_acknowledged() {
+        let mut losses = Losses::default();
+        losses.add_batches(Reason::SpoolFull, 7, &(1..=3), 30);
+        losses.add_batches(Reason::SpoolFull, 7, &(4..=4), 10);
+        assert_eq!(losses.carry(9, 1000).len(), 1, "neighbours are one loss");
+        assert!(!losses.waiting());
+        losses.say_again(&(9..=9));
+        assert!(losses.waiting());
+        let carried = losses.carry(12, 1000);
+        assert_eq!((carried[0].first_seq, carried[0].last_seq, carried[0].readings), (1, 4, 40));
+        losses.delivered(&(10..=12));
+        assert!(losses.carry(13, 1000).is_empty());
+    }
+
+    #[test]
+    fn an_open_loss_is_not_said_before_its_end_is_known() {
+        let mut losses = Losses::default();
+        losses.open(Whose::Group(3), Wall(1000), 5);
+        losses.open(Whose::Point(3), Wall(1000), 0);
+        assert!(!losses.waiting());
+        let again = Losses::restore(&losses.save());
+        assert_eq!(again.opened().count(), 2);
+        losses.close(Whose::Point(3), None, 0);
+        losses.close(Whose::Group(3), Some(Wall(4000)), 2);
+        let carried = losses.carry(1, 1000);
+        assert_eq!(carried.len(), 1, "without readings there was no loss");
+        assert_eq!((carried[0].from_ms, carried[0].to_ms, carried[0].readings), (1000, 4000, 7));
+    }
+
+    #[test]
+    fn spans_of_one_set_grow_together_while_nothing_carries_them() {
+        let mut losses = Losses::default();
+        losses.add_span(Reason::StoreUnavailable, Whose::Group(1), Wall(10), Wall(10), 4);
+        losses.add_span(Reason::StoreUnavailable, Whose::Group(1), Wall(20), Wall(30), 8);
+        let carried = losses.carry(1, 1000);
+        assert_eq!((carried[0].from_ms, carried[0].to_ms, carried[0].readings), (10, 31, 12));
+    }
+}
