@@ -17,3 +17,4 @@ pub mod record;
 pub mod spool;
 pub mod state;
 pub mod store;
+pub mod window;
