@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the tests of the whole are made of: real peers, hostile peers, links that can be cut.
+//!
+//! Everything listens on loopback, on ports of its own; everything ends with the test that started it; chance comes from
+//! seeds that are printed. `README.md` beside this folder says what each test shows and how to run one.
+
+pub mod broker;
+pub mod hostile_modbus;
+pub mod modbus_device;
+pub mod postgres;
+pub mod process;
+pub mod proxy;

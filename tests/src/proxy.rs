@@ -1,0 +1,221 @@
+//! A link that can be cut: a TCP relay between a client and a server, cutting at will, by a period, or after bytes.
+//!
+//! This is the radio link of a gateway in a tunnel: connections die in mid-packet (reset, not closed), come back, and
+//! die again. It never changes a byte.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::process::pause;
+
+/// How a link behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Link {
+    /// Cuts all connections this often.
+    pub cut_every: Option<Duration>,
+    /// Cuts a connection after it has carried so many bytes, both ways together.
+    pub cut_after: Option<u64>,
+    /// Holds each piece back for so long, each way.
+    pub delay: Duration,
+}
+
+/// The relay. Stops when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Counts cuts; every connection watches it.
+    cuts: watch::Sender<u64>,
+    connections: AtomicU64,
+    bytes: AtomicU64,
+    up: AtomicBool,
+}
+
+impl Proxy {
+    /// Starts one that leads to `target`.
+    ///
+    /// # Errors
+    /// If loopback has no port left.
+    pub async fn start(target: SocketAddr, link: Link) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            cuts: watch::channel(0).0,
+            connections: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            up: AtomicBool::new(true),
+        });
+        let accepting = Arc::clone(&shared);
+        let mut tasks = vec![tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = Arc::clone(&accepting);
+                if !shared.up.load(Ordering::Relaxed) {
+                    // An error here means that the client has gone first.
+                    let _ = client.set_zero_linger();
+                    continue;
+                }
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                // What ends a connection is the link's business or its ends'; nothing is lost by not looking.
+                tokio::spawn(async move { relay(client, target, link, &shared).await });
+            }
+        })];
+        if let Some(period) = link.cut_every {
+            let shared = Arc::clone(&shared);
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    pause(period).await;
+                    shared.cuts.send_modify(|cuts| *cuts += 1);
+                }
+            }));
+        }
+        Ok(Self { address, shared, tasks })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts every connection now, in mid-packet.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Takes the link down (cuts, and refuses new connections) or up again.
+    pub fn set_up(&self, up: bool) {
+        self.shared.up.store(up, Ordering::Relaxed);
+        if !up {
+            self.cut();
+        }
+    }
+
+    /// How often it has cut.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        *self.shared.cuts.borrow()
+    }
+
+    /// How many connections it has taken.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes it has carried, both ways together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn relay(client: TcpStream, target: SocketAddr, link: Link, shared: &Shared) -> io::Result<()> {
+    let mut cut = shared.cuts.subscribe();
+    cut.mark_unchanged();
+    let server = TcpStream::connect(target).await?;
+    for end in [&client, &server] {
+        end.set_nodelay(true)?;
+        // Closing resets: both ends lose what was under way, as on a link that dies.
+        end.set_zero_linger()?;
+    }
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let carried = AtomicU64::new(0);
+    tokio::select! {
+        ended = carry(&mut from_client, &mut to_server, link, &carried, shared) => ended,
+        ended = carry(&mut from_server, &mut to_client, link, &carried, shared) => ended,
+        _ = cut.changed() => Ok(()),
+    }
+}
+
+async fn carry(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    link: Link,
+    carried: &AtomicU64,
+    shared: &Shared,
+) -> io::Result<()> {
+    let mut piece = vec![0; 16 * 1024];
+    loop {
+        let read = from.read(&mut piece).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        if link.delay > Duration::ZERO {
+            pause(link.delay).await;
+        }
+        let before = carried.fetch_add(read as u64, Ordering::Relaxed);
+        let left = link.cut_after.map_or(u64::MAX, |limit| limit.saturating_sub(before));
+        let passed = read.min(usize::try_from(left).unwrap_or(usize::MAX));
+        shared.bytes.fetch_add(passed as u64, Ordering::Relaxed);
+        to.write_all(&piece[..passed]).await?;
+        if passed < read {
+            shared.cuts.send_modify(|cuts| *cuts += 1);
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modbus_device::{Registers, Simulator};
+
+    const ASK: [u8; 12] = [0, 1, 0, 0, 0, 6, 1, 3, 0, 0, 0, 2];
+
+    async fn ask(stream: &mut TcpStream) -> io::Result<[u8; 13]> {
+        let mut answer = [0; 13];
+        stream.write_all(&ASK).await?;
+        stream.read_exact(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn carries_until_cut() {
+        let device = Simulator::start(Registers::Known, Duration::ZERO).await.expect("loopback");
+        let proxy = Proxy::start(device.address(), Link::default()).await.expect("loopback");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("it listens");
+        assert!(ask(&mut stream).await.is_ok());
+        proxy.cut();
+        let ended = ask(&mut stream).await;
+        assert!(ended.is_err(), "still alive after the cut: {ended:?}");
+        let mut again = TcpStream::connect(proxy.address()).await.expect("it listens again");
+        assert!(ask(&mut again).await.is_ok());
+        assert_eq!((proxy.cuts(), proxy.connections(), proxy.bytes()), (1, 2, 50));
+    }
+
+    #[tokio::test]
+    async fn cuts_after_bytes_and_refuses_when_down() {
+        let device = Simulator::start(Registers::Known, Duration::ZERO).await.expect("loopback");
+        let link = Link { cut_after: Some(30), ..Link::default() };
+        let proxy = Proxy::start(device.address(), link).await.expect("loopback");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("it listens");
+        assert!(ask(&mut stream).await.is_ok(), "25 bytes pass");
+        assert!(ask(&mut stream).await.is_err(), "the 31st does not");
+        proxy.set_up(false);
+        let refused = match TcpStream::connect(proxy.address()).await {
+            Ok(mut stream) => ask(&mut stream).await.is_err(),
+            Err(_) => true,
+        };
+        assert!(refused);
+    }
+}
