@@ -91,14 +91,13 @@ pub enum Unreadable {
     TooMany,
 }
 
-/// The catalogue message of revision `rev` (agents count from 1) of `epoch`. `sha256` is that of
-/// `content.encode_to_vec()`, whose bytes are always the same for the same content.
+/// The catalogue message of revision `rev` (agents count from 1) of `epoch`. `content` is a serialized `pb::Content`,
+/// whose bytes are always the same for the same content; `sha256` is theirs.
 #[must_use]
-pub fn catalog_message(epoch: u64, rev: u32, content: &pb::Content, sha256: [u8; 32]) -> pb::Catalog {
-    let bytes = content.encode_to_vec();
-    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
+pub fn catalog_message(epoch: u64, rev: u32, content: &[u8], sha256: [u8; 32]) -> pb::Catalog {
+    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(content.len()));
     // Into a buffer of that size compression cannot fail but for memory; an empty frame is refused by every reader.
-    if zstd_safe::compress(&mut frame, &bytes, crate::encode::ZSTD_LEVEL).is_err() {
+    if zstd_safe::compress(&mut frame, content, crate::encode::ZSTD_LEVEL).is_err() {
         frame.clear();
     }
     frame.shrink_to_fit();
@@ -142,7 +141,7 @@ mod tests {
         let point = pb::Point { id: 7, r#type: pb::point::Type::Int.into(), ..Default::default() };
         let group = pb::Group { id: 3, points: vec![7], ..Default::default() };
         let whole = pb::Content { points: vec![point], groups: vec![group], ..Default::default() };
-        let message = catalog_message(9, 2, &whole, [5; 32]);
+        let message = catalog_message(9, 2, &whole.encode_to_vec(), [5; 32]);
         assert_eq!((message.epoch, message.rev, message.content_sha256.as_slice()), (9, 2, &[5; 32][..]));
         assert_eq!(content_bytes(&message).unwrap(), whole.encode_to_vec());
         let catalog = Catalog::from_message(&message).unwrap();
