@@ -8,12 +8,14 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod catalog;
 pub mod filter;
 pub mod ledger;
 pub mod limits;
 pub mod losses;
 pub mod model;
 pub mod record;
+pub mod ring;
 pub mod spool;
 pub mod state;
 pub mod store;
