@@ -1,0 +1,385 @@
+//! One directory of the spool: one sled database, and what has to be done around it so that it keeps its word.
+//!
+//! ```text
+//! <epoch>/<first>/
+//!     db conf snap.* blobs/    sled 0.34.7's own; blobs/ stays empty because entries are small
+//!     begun                    empty; made after the first commit is durable: what has it and no state record is damaged
+//!     ended                    last seq u64 BE · crc32c u32 BE; made when the directory is left, taken away before it is
+//!                              written again: a start need not open what has it
+//!     doubt                    a sync failed here: the file is written anew before it is used again
+//! ```
+//!
+//! In the database: records under their seq; state record and catalogue in two slots each, by the parity of their
+//! generation. A commit writes records, then the catalogue if any, then the state record, which begins with the last
+//! seq committed and the generation of its catalogue. sled recovers a prefix of what was written, in that order. So the
+//! newest whole state record names only what is there; records above its last seq are a commit that never ended and
+//! mean nothing.
+//!
+//! What sled does not do by itself (each measured):
+//! - `flush()` is not durable on Linux. An fdatasync of `db` follows, always. So too at opening: what only the page cache
+//!   held when a process was killed must not be taken for committed.
+//! - After a failed fsync the kernel forgets what it could not write, and a later fsync succeeds over the hole. So the
+//!   file is copied whole before it is written again.
+//! - Many buffers in flight can deadlock it: never more than [`FLUSH_BYTES`] between two flushes.
+//! - It panics over some damage, so every call is caught; it holds its lock for some milliseconds after it was dropped, so
+//!   opening waits; it refuses a torn `snap.*` or `conf`, both of which it can do without, so they are taken away once.
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tributary_core::store::{Commit, DirId, IndexEntry, RECORD_HEAD};
+
+use super::disk::{self, Fault, at};
+use super::parts::{self, Join, Kind};
+
+/// Most bytes handed to sled between two flushes.
+const FLUSH_BYTES: usize = 64 * 1024;
+/// How often and how long an opening waits for an earlier handle's lock: 1 s in all.
+const LOCK_TRIES: u32 = 200;
+const LOCK_WAIT: Duration = Duration::from_millis(5);
+/// So many failed calls, or absent seqs in a row where the last one is not known, end the search of a damaged directory.
+const PROBE_MISSES: u32 = 1024;
+
+/// sled's segment size: 17 entries of 4 KB must stay below a quarter of it.
+pub(super) const SEGMENT: usize = 512 * 1024;
+const _: () = assert!(17 * (parts::ENTRY + parts::KEY) < SEGMENT / 4);
+
+/// The state record in force, as found or committed.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    generation: u64,
+    catalog: u64,
+    last: u64,
+}
+
+/// An open directory.
+pub(super) struct Database {
+    id: DirId,
+    path: PathBuf,
+    db: sled::Db,
+    file: File,
+    stamp: Option<Stamp>,
+    begun: bool,
+}
+
+impl Database {
+    /// Opens or makes the directory. It is not durable before its first commit.
+    pub(super) fn create(root: &Path, id: DirId) -> Result<Self, Fault> {
+        let path = disk::place(root, id);
+        at(fs::create_dir_all(path.join("blobs")), "make", &path)?;
+        Self::open_there(path, id)
+    }
+
+    /// Opens a directory that must be there.
+    pub(super) fn open(root: &Path, id: DirId) -> Result<Self, Fault> {
+        let path = disk::place(root, id);
+        if !at(path.try_exists(), "look at", &path)? {
+            return Err(Fault::Broken(format!("{} is not there", path.display())));
+        }
+        Self::open_there(path, id)
+    }
+
+    fn open_there(path: PathBuf, id: DirId) -> Result<Self, Fault> {
+        let begun = at(path.join("begun").try_exists(), "look at", &path)?;
+        let data = path.join("db");
+        if begun && fs::metadata(&data).map_or(true, |meta| meta.len() == 0) {
+            return Err(Fault::Broken(format!("{} is empty", data.display())));
+        }
+        let doubt = path.join("doubt");
+        if doubt.exists() {
+            write_anew(&data)?;
+            disk::delete(&doubt)?;
+        }
+        let db = open_sled(&path).or_else(|fault| {
+            let Fault::Broken(text) = fault else { return Err(fault) };
+            tracing::warn!(dir = %path.display(), error = text, "spool: directory does not open, tried without its snapshot");
+            for (name, path) in disk::entries(&path)? {
+                if name == "conf" || name.starts_with("snap.") {
+                    disk::delete(&path)?;
+                }
+            }
+            open_sled(&path)
+        })?;
+        let file = at(File::open(&data), "open", &data)?;
+        let mut this = Self { id, path, db, file, stamp: None, begun };
+        this.sync()?;
+        this.stamp = this.newest_state()?.map(|(stamp, _)| stamp);
+        Ok(this)
+    }
+
+    pub(super) fn id(&self) -> DirId {
+        self.id
+    }
+
+    /// Whether a commit into it has ever ended.
+    pub(super) fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Last seq committed; `None` without a valid state record.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.stamp.map(|stamp| stamp.last)
+    }
+
+    /// Takes away what a commit that never ended left above the last seq, and the note that the directory was left.
+    pub(super) fn resume(&mut self) -> Result<(), Fault> {
+        let ended = self.path.join("ended");
+        if ended.exists() {
+            disk::delete(&ended)?;
+            disk::sync_dir(&self.path)?;
+        }
+        let Some(last) = self.last() else { return Ok(()) };
+        let from = parts::prefix(Kind::Record, last.saturating_add(1));
+        let until = parts::prefix(Kind::State, 0);
+        guarded(&self.path, || {
+            for (n, key) in self.db.range(from..until).keys().enumerate() {
+                self.db.remove(key?)?;
+                if n % 64 == 63 {
+                    self.db.flush()?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a commit durable.
+    pub(super) fn commit(&mut self, commit: &Commit) -> Result<(), Fault> {
+        let stamp = self.stamp.unwrap_or(Stamp { generation: 0, catalog: 0, last: self.id.first.saturating_sub(1) });
+        let last = commit.records.last().map_or(stamp.last, |(seq, _)| stamp.last.max(*seq));
+        let generation = stamp.generation.wrapping_add(1);
+        let catalog = if commit.catalog.is_some() { stamp.catalog.wrapping_add(1) } else { stamp.catalog };
+
+        let mut unflushed = 0;
+        for (seq, record) in &commit.records {
+            self.put(Kind::Record, *seq, parts::record_tag(record), record, &mut unflushed)?;
+        }
+        if let Some(bytes) = &commit.catalog {
+            self.put(Kind::Catalog, catalog % 2, catalog, bytes, &mut unflushed)?;
+        }
+        let mut state = Vec::with_capacity(16 + commit.state.len());
+        state.extend_from_slice(&last.to_be_bytes());
+        state.extend_from_slice(&catalog.to_be_bytes());
+        state.extend_from_slice(&commit.state);
+        self.put(Kind::State, generation % 2, generation, &state, &mut unflushed)?;
+        self.sync()?;
+        if !self.begun {
+            self.begin()?;
+        }
+        self.stamp = Some(Stamp { generation, catalog, last });
+        Ok(())
+    }
+
+    fn put(&self, kind: Kind, id: u64, tag: u64, value: &[u8], unflushed: &mut usize) -> Result<(), Fault> {
+        let entries = parts::split(kind, id, tag, value)
+            .ok_or_else(|| Fault::Unavailable(format!("a value of {} bytes is too long for the spool", value.len())))?;
+        guarded(&self.path, || {
+            for (key, entry) in entries {
+                if *unflushed + entry.len() > FLUSH_BYTES {
+                    self.db.flush()?;
+                    *unflushed = 0;
+                }
+                *unflushed += entry.len();
+                self.db.insert(key, entry)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> Result<(), Fault> {
+        guarded(&self.path, || self.db.flush().map(drop))?;
+        at(self.file.sync_data(), "sync", &self.path).inspect_err(|_| {
+            if let Err(error) = File::create(self.path.join("doubt")) {
+                tracing::error!(dir = %self.path.display(), %error, "spool: a failed sync could not be noted");
+            }
+        })
+    }
+
+    /// The first commit is durable as data; now the names that lead to it.
+    fn begin(&mut self) -> Result<(), Fault> {
+        let conf = self.path.join("conf");
+        at(File::open(&conf).and_then(|conf| conf.sync_all()), "sync", &conf)?;
+        disk::write_synced(&self.path.join("begun"), &[])?;
+        disk::sync_dir(&self.path.join("blobs"))?;
+        for dir in self.path.ancestors().take(3) {
+            disk::sync_dir(dir)?;
+        }
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Notes that the directory is left, with its last seq. Only spares the next start an opening: an error is no harm.
+    pub(super) fn end(&self) {
+        if !disk::entries(&self.path.join("blobs")).is_ok_and(|blobs| blobs.is_empty()) {
+            tracing::error!(dir = %self.path.display(), "spool: sled keeps blob files, which are not durable; this is a bug");
+        }
+        let Some(last) = self.last() else { return };
+        let mut note = last.to_be_bytes().to_vec();
+        note.extend_from_slice(&parts::crc32c(&note).to_be_bytes());
+        let path = self.path.join("ended");
+        let noted = disk::write_synced(&path, &note).and_then(|()| disk::sync_dir(&self.path));
+        if let Err(fault) = noted {
+            tracing::warn!(dir = %self.path.display(), ?fault, "spool: the end of a directory could not be noted");
+        }
+    }
+
+    /// The state record in force, and the catalogue it names, if whole.
+    pub(super) fn state(&self) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, Fault> {
+        let Some((stamp, state)) = self.newest_state()? else { return Ok(None) };
+        let catalog = self.get(Kind::Catalog, stamp.catalog % 2)?;
+        Ok(Some((state, catalog.filter(|(tag, _)| *tag == stamp.catalog).map(|(_, bytes)| bytes))))
+    }
+
+    fn newest_state(&self) -> Result<Option<(Stamp, Vec<u8>)>, Fault> {
+        let mut newest: Option<(Stamp, Vec<u8>)> = None;
+        for slot in 0..2 {
+            // Damage in one slot leaves the other.
+            let found = match self.get(Kind::State, slot) {
+                Err(Fault::Broken(_)) => None,
+                found => found?,
+            };
+            let Some((generation, bytes)) = found else { continue };
+            let Some((last, rest)) = bytes.split_first_chunk() else { continue };
+            let Some((catalog, state)) = rest.split_first_chunk() else { continue };
+            let stamp = Stamp { generation, catalog: u64::from_be_bytes(*catalog), last: u64::from_be_bytes(*last) };
+            if newest.as_ref().is_none_or(|(other, _)| other.generation < generation) {
+                newest = Some((stamp, state.to_vec()));
+            }
+        }
+        Ok(newest)
+    }
+
+    /// A whole value and its tag.
+    fn get(&self, kind: Kind, id: u64) -> Result<Option<(u64, Vec<u8>)>, Fault> {
+        guarded(&self.path, || {
+            let mut join = Join::default();
+            for entry in self.db.scan_prefix(parts::prefix(kind, id)) {
+                let (key, entry) = entry?;
+                if let Some((_, tag, value)) = join.take(&key, &entry) {
+                    return Ok(Some((tag, value.to_vec())));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// One committed record.
+    pub(super) fn read(&self, seq: u64) -> Result<Option<Vec<u8>>, Fault> {
+        if self.last().is_some_and(|last| last < seq) {
+            return Ok(None);
+        }
+        Ok(self.get(Kind::Record, seq)?.map(|(_, record)| record))
+    }
+
+    /// The index of all committed records that are whole. Damage on the way is walked round, one seq at a time.
+    pub(super) fn index(&self) -> Result<Vec<IndexEntry>, Fault> {
+        let scanned = guarded(&self.path, || {
+            let (mut index, mut join) = (Vec::new(), Join::default());
+            for entry in self.db.scan_prefix([Kind::Record as u8]) {
+                let (key, entry) = entry?;
+                if let Some((seq, _, record)) = join.take(&key, &entry) {
+                    index.push(index_entry(seq, record));
+                }
+            }
+            Ok(index)
+        });
+        let mut index = match scanned {
+            Err(Fault::Broken(text)) => {
+                tracing::warn!(dir = %self.path.display(), error = text, "spool: directory is damaged, records are looked up one by one");
+                self.probe()?
+            }
+            scanned => scanned?,
+        };
+        index.retain(|entry| self.last().is_none_or(|last| entry.seq <= last));
+        Ok(index)
+    }
+
+    fn probe(&self) -> Result<Vec<IndexEntry>, Fault> {
+        let (mut index, mut misses, mut broken) = (Vec::new(), 0u32, 0u32);
+        let last = self.last().or_else(|| ended(&self.path));
+        for seq in self.id.first..=last.unwrap_or(u64::MAX) {
+            let found = match self.read(seq) {
+                Err(Fault::Broken(_)) => {
+                    broken += 1;
+                    None
+                }
+                found => found?,
+            };
+            misses = if found.is_some() { 0 } else { misses + 1 };
+            index.extend(found.map(|record| index_entry(seq, &record)));
+            if broken >= PROBE_MISSES || last.is_none() && misses >= PROBE_MISSES {
+                break;
+            }
+        }
+        Ok(index)
+    }
+}
+
+fn index_entry(seq: u64, record: &[u8]) -> IndexEntry {
+    let mut head = [0; RECORD_HEAD];
+    let known = record.len().min(RECORD_HEAD);
+    head[..known].copy_from_slice(&record[..known]);
+    IndexEntry { seq, head, bytes: u32::try_from(record.len()).unwrap_or(u32::MAX) }
+}
+
+/// The last seq of a directory that was left, from its note; `None` if there is none, or its database is gone.
+pub(super) fn ended(path: &Path) -> Option<u64> {
+    let note = fs::read(path.join("ended")).ok()?;
+    let (last, crc) = note.split_first_chunk::<8>()?;
+    let whole = *crc == parts::crc32c(last).to_be_bytes() && fs::metadata(path.join("db")).is_ok_and(|m| m.len() > 0);
+    whole.then(|| u64::from_be_bytes(*last))
+}
+
+/// Waits until no handle holds the file, then puts a copy in its place: every page is written again.
+fn write_anew(data: &Path) -> Result<(), Fault> {
+    let held = at(File::open(data), "open", data)?;
+    let free = (0..LOCK_TRIES).any(|n| {
+        if n > 0 {
+            std::thread::park_timeout(LOCK_WAIT);
+        }
+        held.try_lock().is_ok()
+    });
+    if !free {
+        return Err(Fault::Unavailable(format!("{} is still in use", data.display())));
+    }
+    let copy = data.with_extension("copy");
+    at(fs::copy(data, &copy).and_then(|_| File::open(&copy)?.sync_all()), "copy", data)?;
+    at(fs::rename(&copy, data), "replace", data)?;
+    data.parent().map_or(Ok(()), disk::sync_dir)
+}
+
+fn open_sled(path: &Path) -> Result<sled::Db, Fault> {
+    let config = sled::Config::new()
+        .path(path)
+        .segment_size(SEGMENT)
+        .cache_capacity(1 << 20)
+        .mode(sled::Mode::LowSpace)
+        .use_compression(false)
+        .flush_every_ms(None);
+    for _ in 0..LOCK_TRIES {
+        match guarded(path, || config.open()) {
+            Err(Fault::Locked(_)) => std::thread::park_timeout(LOCK_WAIT),
+            opened => return opened,
+        }
+    }
+    Err(Fault::Unavailable(format!("{} is still in use", path.display())))
+}
+
+/// Calls sled. No error type and no panic of it gets past here.
+fn guarded<T>(path: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Fault> {
+    let place = path.display();
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+            Err(Fault::Locked(format!("{place}: {error}")))
+        }
+        Ok(Err(sled::Error::Io(error))) => Err(disk::sort(&error, &place.to_string())),
+        Ok(Err(error)) => Err(Fault::Broken(format!("{place}: {error}"))),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+            Err(Fault::Broken(format!("{place}: sled panicked: {text}")))
+        }
+    }
+}

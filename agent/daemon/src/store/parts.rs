@@ -1,0 +1,187 @@
+//! Long values in short entries: how a record, a state record or a catalogue lies in a database of the spool.
+//!
+//! sled writes a page larger than a quarter of its segment to a separate file that it never syncs, and a page holds up
+//! to 17 entries. So an entry is at most [`ENTRY`] bytes, 17 × 4 KB < 512 KB ÷ 4, and what is longer lies in several:
+//!
+//! ```text
+//! key    kind u8 · id u64 BE · part u16 BE
+//! value  version u8 · count u16 BE · tag u64 BE · crc32c u32 BE · piece of the value
+//! ```
+//!
+//! Invariants:
+//! 1. The checksum covers the key, the head and the piece: an entry that moved to another key is damage too.
+//! 2. A value is whole only if parts 0 … count − 1 are all there and bear one tag. For a record the tag is its length
+//!    and checksum, for a state record or catalogue its generation; so parts of two writings never mix.
+//! 3. Entries from `count` on are remains of an older, longer value and mean nothing.
+
+use crc::{CRC_32_ISCSI, Crc};
+
+/// Largest entry in bytes, head included.
+pub(super) const ENTRY: usize = 4096;
+const HEAD: usize = 1 + 2 + 8 + 4;
+const PIECE: usize = ENTRY - HEAD;
+/// Bytes of a key.
+pub(super) const KEY: usize = 1 + 8 + 2;
+const VERSION: u8 = 1;
+const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+/// What a value is; the first byte of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// A catalogue; id = slot.
+    Catalog = b'c',
+    /// A record; id = seq.
+    Record = b'r',
+    /// A state record; id = slot.
+    State = b's',
+}
+
+/// The checksum of the spool, CRC-32C (RFC 3720 B.4).
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    CRC.checksum(bytes)
+}
+
+/// The tag of a record: its length and checksum.
+pub(super) fn record_tag(record: &[u8]) -> u64 {
+    (record.len() as u64) << 32 | u64::from(crc32c(record))
+}
+
+/// All keys of one value begin with this.
+pub(super) fn prefix(kind: Kind, id: u64) -> [u8; KEY - 2] {
+    let mut prefix = [kind as u8; KEY - 2];
+    prefix[1..].copy_from_slice(&id.to_be_bytes());
+    prefix
+}
+
+fn key(kind: Kind, id: u64, part: u16) -> [u8; KEY] {
+    let mut key = [0; KEY];
+    key[..KEY - 2].copy_from_slice(&prefix(kind, id));
+    key[KEY - 2..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+fn checksum(key: &[u8], head: &[u8], piece: &[u8]) -> u32 {
+    let mut digest = CRC.digest();
+    digest.update(key);
+    digest.update(head);
+    digest.update(piece);
+    digest.finalize()
+}
+
+/// The entries of a value in ascending order of their keys; `None` if it would need more than 65,535 (255 MB).
+pub(super) fn split(
+    kind: Kind,
+    id: u64,
+    tag: u64,
+    value: &[u8],
+) -> Option<impl Iterator<Item = ([u8; KEY], Vec<u8>)> + '_> {
+    let count = u16::try_from(value.len().div_ceil(PIECE).max(1)).ok()?;
+    Some((0..count).map(move |part| {
+        let from = usize::from(part) * PIECE;
+        let piece = value.get(from..value.len().min(from + PIECE)).unwrap_or_default();
+        let key = key(kind, id, part);
+        let mut entry = Vec::with_capacity(HEAD + piece.len());
+        entry.push(VERSION);
+        entry.extend_from_slice(&count.to_be_bytes());
+        entry.extend_from_slice(&tag.to_be_bytes());
+        let crc = checksum(&key, &entry, piece);
+        entry.extend_from_slice(&crc.to_be_bytes());
+        entry.extend_from_slice(piece);
+        (key, entry)
+    }))
+}
+
+/// Puts values together again from entries that come in ascending order of their keys.
+#[derive(Debug, Default)]
+pub(super) struct Join {
+    id: Option<u64>,
+    next: u16,
+    count: u16,
+    tag: u64,
+    value: Vec<u8>,
+}
+
+impl Join {
+    /// Takes the next entry; gives `(id, tag, value)` when it was the last part of a whole value. Damaged, foreign or
+    /// left-over entries are passed over.
+    pub(super) fn take(&mut self, key: &[u8], entry: &[u8]) -> Option<(u64, u64, &[u8])> {
+        let (id, part) = parse_key(key)?;
+        if self.id != Some(id) {
+            *self = Self { id: Some(id), value: std::mem::take(&mut self.value), ..Self::default() };
+            self.value.clear();
+        }
+        let (count, tag, piece) = parse_entry(key, entry)?;
+        if part != self.next || (part != 0 && (count, tag) != (self.count, self.tag)) || part >= count {
+            return None;
+        }
+        (self.count, self.tag, self.next) = (count, tag, part + 1);
+        self.value.extend_from_slice(piece);
+        (self.next == self.count).then_some((id, tag, &self.value))
+    }
+}
+
+fn parse_key(key: &[u8]) -> Option<(u64, u16)> {
+    let (id, part) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*id), u16::from_be_bytes(part.try_into().ok()?)))
+}
+
+fn parse_entry<'a>(key: &[u8], entry: &'a [u8]) -> Option<(u16, u64, &'a [u8])> {
+    let (head, piece) = entry.split_first_chunk::<HEAD>()?;
+    let (covered, crc) = head.split_first_chunk::<{ HEAD - 4 }>()?;
+    if covered[0] != VERSION || checksum(key, covered, piece).to_be_bytes() != *crc {
+        return None;
+    }
+    let count = u16::from_be_bytes([covered[1], covered[2]]);
+    let tag = u64::from_be_bytes(*covered.get(3..)?.first_chunk()?);
+    Some((count, tag, piece))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn joined(entries: &[([u8; KEY], Vec<u8>)]) -> Vec<(u64, Vec<u8>)> {
+        let mut join = Join::default();
+        entries.iter().filter_map(|(k, v)| join.take(k, v).map(|(id, _, v)| (id, v.to_vec()))).collect()
+    }
+
+    fn record(id: u64, bytes: &[u8]) -> Vec<([u8; KEY], Vec<u8>)> {
+        split(Kind::Record, id, record_tag(bytes), bytes).unwrap().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn comes_back_whole_or_not_at_all(len in 0usize..20_000, id: u64, flip: prop::sample::Index, bit in 0u8..8) {
+            let bytes: Vec<u8> = (0..len).map(|i| (i / 7) as u8).collect();
+            let mut entries = record(id, &bytes);
+            prop_assert!(entries.iter().all(|(_, e)| e.len() <= ENTRY));
+            prop_assert_eq!(joined(&entries), vec![(id, bytes)]);
+            let at = flip.index(entries.len());
+            let byte = flip.index(entries[at].1.len());
+            entries[at].1[byte] ^= 1 << bit;
+            prop_assert_eq!(joined(&entries), vec![]);
+        }
+
+        #[test]
+        fn two_writings_never_mix(long in 4_100usize..20_000, short in 0usize..20_000, torn in 0usize..6) {
+            let (old, new) = (vec![1; long], vec![2; short]);
+            let mut entries: std::collections::BTreeMap<_, _> = record(7, &old).into_iter().collect();
+            let written: Vec<_> = record(7, &new).into_iter().take(torn).collect();
+            entries.extend(written);
+            let entries: Vec<_> = entries.into_iter().collect();
+            for (_, value) in joined(&entries) {
+                prop_assert!(value == old || value == new);
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_under_another_key_is_damage() {
+        let (mut a, b) = (record(1, b"one"), record(2, b"two"));
+        a[0].1 = b[0].1.clone();
+        assert_eq!(joined(&a), vec![]);
+    }
+}
