@@ -217,15 +217,10 @@ impl Ring {
         }
     }
 
-    /// Whether every row of column `index` is GOOD: then [`bits`](Self::bits) is all there is to it.
+    /// Whether every row of column `index` is GOOD: then its statuses need not be sent.
     #[must_use]
     pub fn all_good(&self, index: usize) -> bool {
         self.cells(index).all(|(status, _)| status == Status::Good.code())
-    }
-
-    /// The bits of a column that is [all good](Self::all_good).
-    pub fn bits(&self, index: usize) -> impl Iterator<Item = u64> {
-        self.cells(index).map(|(_, bits)| bits)
     }
 
     /// Status and bits of one column, row by row.
@@ -363,9 +358,6 @@ mod tests {
             let values = cells.iter().filter(|cell| cell.status.has_value()).map(|cell| cell.bits);
             prop_assert_eq!(bits, values.collect::<Vec<_>>());
             prop_assert_eq!(ring.all_good(index), good);
-            if good {
-                prop_assert!(ring.bits(index).eq(cells.iter().map(|cell| cell.bits)));
-            }
         }
         Ok(())
     }
