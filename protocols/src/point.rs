@@ -167,7 +167,8 @@ pub(crate) fn check(row: Row<'_>, ty: PointType, faults: &mut Faults<'_>) -> Poi
     }
 }
 
-fn text(text: &str, key: &str, needed: bool, faults: &mut Faults<'_>) {
+/// A text within bounds.
+pub(crate) fn text(text: &str, key: &str, needed: bool, faults: &mut Faults<'_>) {
     if needed && text.is_empty() {
         faults.add(key, "is empty", format!("give it a {key}"));
     }

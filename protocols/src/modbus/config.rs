@@ -1,23 +1,19 @@
 //! What a Modbus plant looks like in TOML: buses, devices, points, profiles; and what of it makes sense.
 //!
-//! Serde reads the keys, [`resolve`] checks the meaning and gives [`DeviceSpec`]s that cannot be wrong: addresses
-//! zero-based, sentinels as cell bits, every limit set. All faults are collected. Nothing is guessed: the addressing of
-//! every row is declared, by its device or its profile. sample.toml is the manual of the keys.
+//! Serde reads the keys here; [`resolve`] checks what they mean. Nothing is guessed: the addressing of every row is
+//! declared, by its device or its profile. sample.toml is the manual of the keys.
 
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::format;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Fault, Faults};
 use crate::modbus::register::{Order, RegisterType, Table};
+pub use crate::modbus::resolve::{BusSpec, Caps, DeviceSpec, ModbusPoint, resolve, resolve_bus, resolve_plant};
 use crate::number::Number;
-use crate::point::{self, DeadbandRow, Point, WindowRow};
+use crate::point::{DeadbandRow, WindowRow};
 use crate::units::Span;
-use crate::value::PointType;
 
 /// Most registers in one request (V1.1b3, 6.3).
 pub const MAX_REGISTERS: u16 = 125;
@@ -279,171 +275,4 @@ pub struct Profile {
 pub struct CsvTable {
     /// The file.
     pub csv: String,
-}
-
-/// A bus without faults.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BusSpec {
-    /// As configured.
-    pub name: String,
-    /// Host name or IP address, an IPv6 address without its brackets.
-    pub host: String,
-    /// TCP port, not 0.
-    pub port: u16,
-    /// How long an answer, or a connection, may take.
-    pub timeout: Duration,
-    /// Silence between an answer and the next request.
-    pub quiet: Duration,
-    /// Silence after connecting.
-    pub connect_delay: Duration,
-    /// Longest time between two attempts to connect.
-    pub reconnect_max: Duration,
-    /// Longest time between two requests to a device that does not answer.
-    pub probe_max: Duration,
-}
-
-impl BusSpec {
-    /// `HOST:PORT`.
-    #[must_use]
-    pub fn endpoint(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A device without faults.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeviceSpec {
-    /// As configured.
-    pub name: String,
-    /// The name of its bus.
-    pub bus: String,
-    /// 1 to 255.
-    pub unit: u8,
-    /// ISA-95 asset path.
-    pub path: String,
-    /// Maker, if known.
-    pub vendor: String,
-    /// Type, if known.
-    pub model: String,
-    /// Serial number, if known.
-    pub serial: String,
-    /// For people.
-    pub description: String,
-    /// Whether it is polled; if not, it has no points.
-    pub enabled: bool,
-    /// What one request may be.
-    pub caps: Caps,
-    /// How long its answer may take, if not the bus's time.
-    pub timeout: Option<Duration>,
-    /// Silence after its answer, if not the bus's.
-    pub quiet: Option<Duration>,
-    /// The enabled points, the profile's first.
-    pub points: Vec<ModbusPoint>,
-}
-
-/// What one request to a device may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caps {
-    /// Registers, 1 to 125.
-    pub max_registers: u16,
-    /// Bits, 1 to 2,000.
-    pub max_bits: u16,
-    /// Unused registers between two points of one request; of bits 16 times as many.
-    pub max_gap: u16,
-}
-
-impl Default for Caps {
-    fn default() -> Self {
-        Self { max_registers: MAX_REGISTERS, max_bits: MAX_BITS, max_gap: DEFAULT_GAP }
-    }
-}
-
-/// A point and where its value stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModbusPoint {
-    /// What it means.
-    pub point: Point,
-    /// Where it stands.
-    pub table: Table,
-    /// First register or bit, as on the wire.
-    pub address: u16,
-    /// What the registers hold.
-    pub ty: RegisterType,
-    /// Of a value of several registers.
-    pub order: Order,
-    /// Time between two polls, 10 ms to a day.
-    pub period_ms: u32,
-}
-
-/// Checks a whole plant: every bus, every device, and that they fit together. `profile` finds a profile by name.
-/// Devices come out in their order, so that index i is `[[device]]` i.
-///
-/// # Errors
-/// Every fault there is.
-pub fn resolve_plant<'a>(
-    buses: &[Bus],
-    devices: &[Device],
-    profile: impl Fn(&str) -> Option<&'a Profile>,
-) -> Result<(Vec<BusSpec>, Vec<DeviceSpec>), Vec<Fault>> {
-    let mut list = Vec::new();
-    let mut good = (Vec::new(), Vec::new());
-    let mut names = BTreeSet::new();
-    for (index, bus) in buses.iter().enumerate() {
-        let path = format!("bus[{index}]");
-        if !names.insert(bus.name.as_str()) {
-            let message = format!("a second bus is called {:?}", bus.name);
-            Faults { profile: None, path: path.clone(), list: &mut list }.add(
-                "name",
-                message,
-                "names of buses are unique",
-            );
-        }
-        match resolve_bus(bus, &path) {
-            Ok(spec) => good.0.push(spec),
-            Err(faults) => list.extend(faults),
-        }
-    }
-    let (mut devices_seen, mut units) = (BTreeSet::new(), BTreeMap::new());
-    for (index, device) in devices.iter().enumerate() {
-        let path = format!("device[{index}]");
-        let mut faults = Faults { profile: None, path: path.clone(), list: &mut list };
-        if !devices_seen.insert(device.name.as_str()) {
-            faults.add("name", format!("a second device is called {:?}", device.name), "names of devices are unique");
-        }
-        if !names.contains(device.bus.as_str()) {
-            let known = names.iter().copied().collect::<Vec<_>>().join(", ");
-            faults.add("bus", format!("no [[bus]] is called {:?}", device.bus), format!("one of: {known}"));
-        }
-        if let Some(first) = units.insert((device.bus.as_str(), device.unit_id), device.name.as_str()) {
-            let message = format!("unit {} on bus {:?} is already {first:?}", device.unit_id, device.bus);
-            faults.add("unit_id", message, "one device a unit: put all its points under one [[device]]");
-        }
-        match resolve(device, &path, device.profile.as_deref().and_then(&profile)) {
-            Ok(spec) => good.1.push(spec),
-            Err(faults) => list.extend(faults),
-        }
-    }
-    if list.is_empty() { Ok(good) } else { Err(list) }
-}
-
-/// Checks one bus; `path` is where it stands, as in `bus[0]`.
-///
-/// # Errors
-/// Every fault it has.
-pub fn resolve_bus(bus: &Bus, path: &str) -> Result<BusSpec, Vec<Fault>> {
-    let _ = (bus, path);
-    Err(Vec::new())
-}
-
-/// Checks one device with its profile; `path` is where it stands, as in `device[2]`.
-///
-/// # Errors
-/// Every fault it has, those of its profile's rows included.
-pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result<DeviceSpec, Vec<Fault>> {
-    let _ = (device, path, profile, PointType::Int, point::MAX_TEXT);
-    Err(Vec::new())
 }

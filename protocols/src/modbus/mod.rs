@@ -11,3 +11,4 @@ pub mod driver;
 pub mod frame;
 pub mod plan;
 pub mod register;
+mod resolve;
