@@ -1,3 +1,13 @@
-//! Placeholder.
+//! The agent: everything of Tributary that touches the world.
+//!
+//! The pipeline is a pure value in `tributary-core`; here are the clock, the disk, the wires and the commands that
+//! drive it. The binary is a thin `main`; the demo and the tests use this library.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod run;
+pub mod status;
 
 pub mod store;

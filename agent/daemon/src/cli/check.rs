@@ -1,0 +1,34 @@
+//! `tributary check`: all that is wrong with a configuration, for people or for scripts.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{BAD_CONFIGURATION, plan};
+use crate::config::{Occasion, load};
+
+pub(super) fn check(file: &Path, json: bool, with_plan: bool) -> ExitCode {
+    let (config, report) = load(file, Occasion::Check);
+    if json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(text) => println!("{text}"),
+            Err(error) => eprintln!("error: the report cannot be written: {error}"),
+        }
+    } else {
+        eprint!("{}", report.render());
+    }
+    let Some(config) = config else {
+        if !json {
+            let count = report.errors.len() + report.unlisted;
+            eprintln!("{}: {count} error{}", file.display(), if count == 1 { "" } else { "s" });
+        }
+        return ExitCode::from(BAD_CONFIGURATION);
+    };
+    if !json {
+        print!("{}", plan::summary(&config));
+    }
+    if with_plan {
+        let text = plan::requests(&config);
+        if json { eprint!("{text}") } else { print!("{text}") }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,125 @@
+//! The commands: what is typed, what is printed, how it ends.
+//!
+//! Exit codes: 0 done; 1 the agent is not running, or `run` failed; 2 wrong arguments; 78 (`EX_CONFIG`) a configuration
+//! that cannot be used, after which systemd does not try again. Errors go to stderr.
+
+mod check;
+mod plan;
+mod status;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Config, Occasion, load};
+
+/// `EX_CONFIG` of sysexits.h; the unit's `RestartPreventExitStatus`.
+pub const BAD_CONFIGURATION: u8 = 78;
+
+/// Polls Modbus and MQTT devices, keeps every reading until the centre has it, and accounts for each one.
+#[derive(Debug, Parser)]
+#[command(name = "tributary", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until SIGTERM or SIGINT
+    Run(FileArg),
+    /// Check a configuration without touching a device
+    Check {
+        /// The configuration.
+        #[command(flatten)]
+        file: FileArg,
+        /// Print what was found as JSON
+        #[arg(long)]
+        json: bool,
+        /// Also print the requests of each bus and its load
+        #[arg(long)]
+        plan: bool,
+    },
+    /// Ask the running agent how it is
+    Status {
+        /// The configuration.
+        #[command(flatten)]
+        file: FileArg,
+        /// Print the status as JSON
+        #[arg(long)]
+        json: bool,
+        /// Ask again every second
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+/// `-c FILE`.
+#[derive(Debug, Args)]
+pub struct FileArg {
+    /// The configuration, a TOML file
+    #[arg(short, long = "config", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+impl Cli {
+    /// Does it.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(file) => match load_or_tell(&file, Occasion::Run) {
+                Some(config) => {
+                    log_to_stderr(&config.agent.log);
+                    crate::run::run(config)
+                }
+                None => ExitCode::from(BAD_CONFIGURATION),
+            },
+            Command::Check { file, json, plan } => check::check(&file.config, json, plan),
+            Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {
+                Some(config) => status::status(&config.agent.socket(), json, watch),
+                None => ExitCode::from(BAD_CONFIGURATION),
+            },
+        }
+    }
+}
+
+/// The configuration, or its faults on stderr. Warnings are for `check`, and for the log of `run`.
+fn load_or_tell(file: &FileArg, occasion: Occasion) -> Option<Config> {
+    let (config, mut report) = load(&file.config, occasion);
+    if occasion == Occasion::Check && config.is_some() {
+        report.warnings.clear();
+    }
+    eprint!("{}", report.render());
+    config
+}
+
+/// Log lines to stderr, without time stamps where journald adds its own. A second call changes nothing.
+fn log_to_stderr(directives: &str) {
+    // The directives were parsed when the configuration was checked.
+    let targets: Targets = directives.parse().unwrap_or_default();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(targets);
+    let _ = match std::env::var_os("JOURNAL_STREAM") {
+        Some(_) => registry.with(lines.without_time()).try_init(),
+        None => registry.with(lines).try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,129 @@
+//! Files that the configuration names: certificates, keys, password files. Secrets are places, never values.
+//!
+//! A place is a path, relative to the configuration's folder, or `credential:NAME`, which systemd hands over in
+//! `$CREDENTIALS_DIRECTORY`: the one thing that is taken from the environment.
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Check, Occasion};
+
+/// A place as the configuration names it, and where that is.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "String", into = "String")]
+pub struct FileRef {
+    given: String,
+    path: PathBuf,
+}
+
+impl FileRef {
+    /// Where it is. Before the configuration was checked this is what was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl From<String> for FileRef {
+    fn from(given: String) -> Self {
+        let path = PathBuf::from(&given);
+        Self { given, path }
+    }
+}
+
+impl From<FileRef> for String {
+    fn from(file: FileRef) -> Self {
+        file.given
+    }
+}
+
+impl fmt::Debug for FileRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.given, f)
+    }
+}
+
+/// As much of a file as is read to see what it is.
+const LOOK: u64 = 64 * 1024;
+
+impl Check<'_, '_> {
+    /// Finds the place of `file`, the value of `key`, and looks whether it can be used: it is there, it holds `mark`,
+    /// and, if it is a `secret`, not everyone may read it.
+    pub(super) fn file(&mut self, key: &str, file: Option<&mut FileRef>, mark: &str, secret: bool) {
+        let Some(file) = file else { return };
+        if let Some(name) = file.given.strip_prefix("credential:") {
+            if name.is_empty() || name.contains('/') || name.starts_with('.') {
+                return self.error(
+                    key,
+                    format!("{name:?} is no name of a credential"),
+                    "as in \"credential:client.key\"",
+                );
+            }
+            match (self.credentials.clone(), self.occasion) {
+                (Some(dir), _) => file.path = dir.join(name),
+                (None, Occasion::Run) => {
+                    return self.error(
+                        key,
+                        format!("systemd has handed over no credential {name:?}"),
+                        format!("add LoadCredential={name}:PATH to the unit"),
+                    );
+                }
+                (None, Occasion::Check) => {
+                    return self.warning(
+                        key,
+                        format!("the credential {name:?} cannot be looked at outside its unit"),
+                        format!("the unit needs LoadCredential={name}:PATH"),
+                    );
+                }
+            }
+        } else {
+            file.path = self.resolve(&file.path);
+        }
+        let path = file.path.clone();
+        self.look(key, &path, mark, secret);
+    }
+
+    fn look(&mut self, key: &str, path: &Path, mark: &str, secret: bool) {
+        let name = path.display();
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) if meta.is_file() => meta,
+            Ok(_) => return self.error(key, format!("{name} is not a file"), "name the file itself"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return self.error(key, format!("{name} does not exist"), "put the file there, or name the right one");
+            }
+            Err(error) => return self.unreadable(key, path, &error),
+        };
+        let mode = meta.permissions().mode() & 0o777;
+        if secret && mode & 0o007 != 0 {
+            self.error(
+                key,
+                format!("{name} is a secret open to everyone (mode {mode:04o})"),
+                format!("chmod 0640 {name}"),
+            );
+        }
+        let mut head = Vec::new();
+        match std::fs::File::open(path).and_then(|file| file.take(LOOK).read_to_end(&mut head)) {
+            Ok(0) => self.error(key, format!("{name} is empty"), "put its content there"),
+            Ok(_) if !String::from_utf8_lossy(&head).contains(mark) => {
+                self.error(key, format!("{name} holds no {mark:?}"), "it must be PEM, not DER");
+            }
+            Ok(_) => {}
+            Err(error) => self.unreadable(key, path, &error),
+        }
+    }
+
+    /// Who checks may be another user than who runs: only the runner must be able to read.
+    fn unreadable(&mut self, key: &str, path: &Path, error: &std::io::Error) {
+        let message = format!("{} cannot be read: {error}", path.display());
+        let help = "the agent's user must be able to read it";
+        if error.kind() == std::io::ErrorKind::PermissionDenied && self.occasion == Occasion::Check {
+            self.warning(key, message, help);
+        } else {
+            self.error(key, message, help);
+        }
+    }
+}
