@@ -13,3 +13,5 @@ pub const RING_ROWS: usize = 256;
 pub const EVENT_READINGS: usize = 4_096;
 /// Sealed batches that may wait for a commit: four commits' worth, 256 KB.
 pub const MAX_PENDING: usize = 256 * 1024;
+/// Bytes of texts in the open batch before it is sealed, and the longest text that travels at all: 24 KB.
+pub const MAX_TEXTS: usize = 24 * 1024;
