@@ -4,7 +4,9 @@
 //! seeds that are printed. `README.md` beside this folder says what each test shows and how to run one.
 
 pub mod broker;
+pub mod hostile_broker;
 pub mod hostile_modbus;
+pub mod hostile_receiver;
 pub mod modbus_device;
 pub mod postgres;
 pub mod process;
