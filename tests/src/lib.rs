@@ -3,7 +3,9 @@
 //! Everything listens on loopback, on ports of its own; everything ends with the test that started it; chance comes from
 //! seeds that are printed. `README.md` beside this folder says what each test shows and how to run one.
 
+pub mod agent;
 pub mod broker;
+pub mod evidence;
 pub mod hostile_broker;
 pub mod hostile_modbus;
 pub mod hostile_receiver;
@@ -11,3 +13,4 @@ pub mod modbus_device;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod store;

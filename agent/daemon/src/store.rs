@@ -251,7 +251,7 @@ impl SledStore {
             Some(db) => db,
             None => match Database::create(&self.root, id) {
                 // Nothing was ever committed into it: begin again.
-                Err(Fault::Broken(_)) if !disk::place(&self.root, id).join("begun").exists() => {
+                Err(Fault::Broken(_)) if !database::begun(&disk::place(&self.root, id))? => {
                     disk::remove(&self.root, id)?;
                     Database::create(&self.root, id)?
                 }
@@ -294,25 +294,28 @@ impl SledStore {
     /// `None` if nothing was ever committed into it; it is removed.
     fn survey(&mut self, id: DirId, want_state: bool) -> Result<Option<Survey>, Fault> {
         let path = disk::place(&self.root, id);
-        if let (false, Some(last)) = (want_state, database::ended(&path)) {
+        if let (false, Some(last)) = (want_state, database::left(&path)) {
             return Ok(Some(Survey { last, state: None }));
         }
         let db = self.with_room(|this| Database::open(&this.root, id))?;
-        let last = match db.last() {
-            None => db.index()?.last().map(|entry| entry.seq),
-            last => last,
+        let state = db.state()?;
+        let last = match (db.last(), &state) {
+            (Some(last), Some(_)) => last,
+            // Without a state record it is worth keeping for its records only.
+            (last, _) => match db.index()?.last() {
+                Some(entry) => last.unwrap_or(entry.seq),
+                None if db.begun() => {
+                    return Err(Fault::Broken("neither its state record nor a record is whole".into()));
+                }
+                None => {
+                    close(Some(db));
+                    self.with_room(|this| disk::remove(&this.root, id))?;
+                    return Ok(None);
+                }
+            },
         };
-        let Some(last) = last else {
-            if db.begun() {
-                return Err(Fault::Broken("neither a state record nor a record is whole".into()));
-            }
-            close(Some(db));
-            self.with_room(|this| disk::remove(&this.root, id))?;
-            return Ok(None);
-        };
-        let state = if want_state { db.state()? } else { None };
         close(if self.reading.is_none() { self.reading.replace(db) } else { Some(db) });
-        Ok(Some(Survey { last, state }))
+        Ok(Some(Survey { last, state: state.filter(|_| want_state) }))
     }
 }
 

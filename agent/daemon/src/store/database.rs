@@ -3,11 +3,15 @@
 //! ```text
 //! <epoch>/<first>/
 //!     db conf snap.* blobs/    sled 0.34.7's own; blobs/ stays empty because entries are small
-//!     begun                    empty; made after the first commit is durable: what has it and no state record is damaged
-//!     ended                    last seq u64 BE · crc32c u32 BE; made when the directory is left, taken away before it is
-//!                              written again: a start need not open what has it
+//!     mark                     generation u64 BE · last seq u64 BE · left u8 · crc32c u32 BE, of the last commit that ended
 //!     doubt                    a sync failed here: the file is written anew before it is used again
 //! ```
+//!
+//! The mark is made when the first commit is durable: a directory without one never held anything. It is written after
+//! the fsync of each later commit, itself without one, for it only has to betray damage: to sled a hole in its log looks
+//! like the end of it, and it goes back to an older state as if the rest had never been. A mark ahead of the state record
+//! says so, and says which seqs may not be used again. It is synced when the directory is left; a start need not open
+//! what was left.
 //!
 //! In the database: records under their seq; state record and catalogue in two slots each, by the parity of their
 //! generation. A commit writes records, then the catalogue if any, then the state record, which begins with the last
@@ -25,6 +29,7 @@
 //!   opening waits; it refuses a torn `snap.*` or `conf`, both of which it can do without, so they are taken away once.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,14 +59,48 @@ struct Stamp {
     last: u64,
 }
 
+/// The last commit that ended, as noted beside the database.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    generation: u64,
+    last: u64,
+    /// No commit followed, and the mark is durable.
+    left: bool,
+}
+
+const MARK: usize = 8 + 8 + 1 + 4;
+
+impl Mark {
+    fn path(dir: &Path) -> PathBuf {
+        dir.join("mark")
+    }
+
+    fn encode(self) -> [u8; MARK] {
+        let mut bytes = [0; MARK];
+        bytes[..8].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.last.to_be_bytes());
+        bytes[16] = u8::from(self.left);
+        let crc = parts::crc32c(&bytes[..17]);
+        bytes[17..].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    fn read(dir: &Path) -> Option<Self> {
+        let bytes: [u8; MARK] = fs::read(Self::path(dir)).ok()?.try_into().ok()?;
+        let number = |from: usize| bytes[from..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        let mark = Self { generation: number(0)?, last: number(8)?, left: bytes[16] == 1 };
+        (mark.encode() == bytes).then_some(mark)
+    }
+}
+
 /// An open directory.
 pub(super) struct Database {
     id: DirId,
     path: PathBuf,
     db: sled::Db,
     file: File,
+    mark: Option<File>,
     stamp: Option<Stamp>,
-    begun: bool,
 }
 
 impl Database {
@@ -82,8 +121,7 @@ impl Database {
     }
 
     fn open_there(path: PathBuf, id: DirId) -> Result<Self, Fault> {
-        let begun = at(path.join("begun").try_exists(), "look at", &path)?;
-        let data = path.join("db");
+        let (begun, data) = (begun(&path)?, path.join("db"));
         if begun && fs::metadata(&data).map_or(true, |meta| meta.len() == 0) {
             return Err(Fault::Broken(format!("{} is empty", data.display())));
         }
@@ -103,10 +141,29 @@ impl Database {
             open_sled(&path)
         })?;
         let file = at(File::open(&data), "open", &data)?;
-        let mut this = Self { id, path, db, file, stamp: None, begun };
+        let mark = Mark::path(&path);
+        let mark = if begun { Some(at(File::options().write(true).open(&mark), "open", &mark)?) } else { None };
+        let mut this = Self { id, path, db, file, mark, stamp: None };
         this.sync()?;
-        this.stamp = this.newest_state()?.map(|(stamp, _)| stamp);
+        this.stamp = this.find_stamp()?;
         Ok(this)
+    }
+
+    /// Where the database stands by its own state record and by the mark beside it.
+    fn find_stamp(&self) -> Result<Option<Stamp>, Fault> {
+        let state = self.newest_state()?.map(|(stamp, _)| stamp);
+        let Some(mark) = Mark::read(&self.path) else { return Ok(state) };
+        let Some(state) = state else {
+            return Ok(Some(Stamp { generation: mark.generation, catalog: 0, last: mark.last }));
+        };
+        let behind = mark.generation.saturating_sub(state.generation);
+        if behind > 0 {
+            let (dir, has) = (self.path.display(), state.last);
+            tracing::error!(%dir, has, had = mark.last, "spool: the end of a directory is damaged, what it had is lost");
+        }
+        // An even step: the next state record goes into the slot that the one found does not lie in.
+        let generation = state.generation.saturating_add(behind.div_ceil(2).saturating_mul(2));
+        Ok(Some(Stamp { generation, last: state.last.max(mark.last), ..state }))
     }
 
     pub(super) fn id(&self) -> DirId {
@@ -115,22 +172,20 @@ impl Database {
 
     /// Whether a commit into it has ever ended.
     pub(super) fn begun(&self) -> bool {
-        self.begun
+        self.mark.is_some()
     }
 
-    /// Last seq committed; `None` without a valid state record.
+    /// Last seq committed; `None` if neither a state record nor the mark is whole.
     pub(super) fn last(&self) -> Option<u64> {
         self.stamp.map(|stamp| stamp.last)
     }
 
     /// Takes away what a commit that never ended left above the last seq, and the note that the directory was left.
     pub(super) fn resume(&mut self) -> Result<(), Fault> {
-        let ended = self.path.join("ended");
-        if ended.exists() {
-            disk::delete(&ended)?;
-            disk::sync_dir(&self.path)?;
+        let Some(Stamp { generation, last, .. }) = self.stamp else { return Ok(()) };
+        if Mark::read(&self.path).is_some_and(|mark| mark.left) {
+            disk::write_synced(&Mark::path(&self.path), &Mark { generation, last, left: false }.encode())?;
         }
-        let Some(last) = self.last() else { return Ok(()) };
         let from = parts::prefix(Kind::Record, last.saturating_add(1));
         let until = parts::prefix(Kind::State, 0);
         guarded(&self.path, || {
@@ -164,11 +219,17 @@ impl Database {
         state.extend_from_slice(&commit.state);
         self.put(Kind::State, generation % 2, generation, &state, &mut unflushed)?;
         self.sync()?;
-        if !self.begun {
-            self.begin()?;
-        }
         self.stamp = Some(Stamp { generation, catalog, last });
-        Ok(())
+        let mark = Mark { generation, last, left: false }.encode();
+        match &self.mark {
+            Some(file) => {
+                if let Err(error) = file.write_all_at(&mark, 0) {
+                    tracing::warn!(dir = %self.path.display(), %error, "spool: a commit could not be marked");
+                }
+                Ok(())
+            }
+            None => self.begin(&mark),
+        }
     }
 
     fn put(&self, kind: Kind, id: u64, tag: u64, value: &[u8], unflushed: &mut usize) -> Result<(), Fault> {
@@ -197,30 +258,28 @@ impl Database {
     }
 
     /// The first commit is durable as data; now the names that lead to it.
-    fn begin(&mut self) -> Result<(), Fault> {
+    fn begin(&mut self, mark: &[u8]) -> Result<(), Fault> {
         let conf = self.path.join("conf");
         at(File::open(&conf).and_then(|conf| conf.sync_all()), "sync", &conf)?;
-        disk::write_synced(&self.path.join("begun"), &[])?;
+        let path = Mark::path(&self.path);
+        disk::write_synced(&path, mark)?;
         disk::sync_dir(&self.path.join("blobs"))?;
         for dir in self.path.ancestors().take(3) {
             disk::sync_dir(dir)?;
         }
-        self.begun = true;
+        self.mark = Some(at(File::options().write(true).open(&path), "open", &path)?);
         Ok(())
     }
 
-    /// Notes that the directory is left, with its last seq. Only spares the next start an opening: an error is no harm.
+    /// Notes that the directory is left. Only spares the next start an opening: an error is no harm.
     pub(super) fn end(&self) {
         if !disk::entries(&self.path.join("blobs")).is_ok_and(|blobs| blobs.is_empty()) {
             tracing::error!(dir = %self.path.display(), "spool: sled keeps blob files, which are not durable; this is a bug");
         }
-        let Some(last) = self.last() else { return };
-        let mut note = last.to_be_bytes().to_vec();
-        note.extend_from_slice(&parts::crc32c(&note).to_be_bytes());
-        let path = self.path.join("ended");
-        let noted = disk::write_synced(&path, &note).and_then(|()| disk::sync_dir(&self.path));
-        if let Err(fault) = noted {
-            tracing::warn!(dir = %self.path.display(), ?fault, "spool: the end of a directory could not be noted");
+        let Some(Stamp { generation, last, .. }) = self.stamp else { return };
+        let mark = Mark { generation, last, left: true }.encode();
+        if let Err(fault) = disk::write_synced(&Mark::path(&self.path), &mark) {
+            tracing::warn!(dir = %self.path.display(), ?fault, "spool: that a directory was left could not be noted");
         }
     }
 
@@ -297,7 +356,7 @@ impl Database {
 
     fn probe(&self) -> Result<Vec<IndexEntry>, Fault> {
         let (mut index, mut misses, mut broken) = (Vec::new(), 0u32, 0u32);
-        let last = self.last().or_else(|| ended(&self.path));
+        let last = self.last();
         for seq in self.id.first..=last.unwrap_or(u64::MAX) {
             let found = match self.read(seq) {
                 Err(Fault::Broken(_)) => {
@@ -323,12 +382,16 @@ fn index_entry(seq: u64, record: &[u8]) -> IndexEntry {
     IndexEntry { seq, head, bytes: u32::try_from(record.len()).unwrap_or(u32::MAX) }
 }
 
-/// The last seq of a directory that was left, from its note; `None` if there is none, or its database is gone.
-pub(super) fn ended(path: &Path) -> Option<u64> {
-    let note = fs::read(path.join("ended")).ok()?;
-    let (last, crc) = note.split_first_chunk::<8>()?;
-    let whole = *crc == parts::crc32c(last).to_be_bytes() && fs::metadata(path.join("db")).is_ok_and(|m| m.len() > 0);
-    whole.then(|| u64::from_be_bytes(*last))
+/// Whether a commit into the directory has ever ended.
+pub(super) fn begun(path: &Path) -> Result<bool, Fault> {
+    let mark = Mark::path(path);
+    at(mark.try_exists(), "look at", &mark)
+}
+
+/// The last seq of a directory that was left; `None` if it was not, or its database is gone.
+pub(super) fn left(path: &Path) -> Option<u64> {
+    let mark = Mark::read(path).filter(|mark| mark.left)?;
+    fs::metadata(path.join("db")).is_ok_and(|meta| meta.len() > 0).then_some(mark.last)
 }
 
 /// Waits until no handle holds the file, then puts a copy in its place: every page is written again.

@@ -1,0 +1,1 @@
+/work/main/agent/daemon/tests/store_damage.rs
