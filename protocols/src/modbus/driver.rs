@@ -1,24 +1,250 @@
 //! Carries out what the schedule of a bus says, on a TCP connection.
+//!
+//! The thin, impure end of the line: it connects, sends and receives bytes, sleeps until the schedule's next deadline,
+//! and turns the schedule's moments into stamps. It decides nothing: what is asked when, and whether an answer is
+//! believed, is [`Bus`]'s to say. One task a bus, so requests can never collide.
+//!
+//! tokio-modbus is not used here: its reply checks are gone in release builds and its codec is private (README.md).
+//!
+//! Limits: one buffer of 260 bytes, the longest frame; whatever else arrives waits in the kernel or costs the device its
+//! connection. Per answer one write, one read and one channel send; no ticking.
 
+use alloc::string::ToString;
 use alloc::sync::Arc;
+use core::time::Duration;
+use std::io;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use crate::modbus::bus::{Bus, BusStatus};
+use crate::modbus::bus::{Bus, Output, Trace};
 use crate::modbus::config::BusSpec;
-use crate::reading::Poll;
-use crate::time::{Clock, Mono};
+use crate::modbus::frame::{self, MAX_FRAME};
+use crate::modbus::status::BusStatus;
+use crate::reading::{Outcome, Poll};
+use crate::time::{Clock, Mono, Wall};
 
-/// Runs a bus until `shutdown` says true or the receiver of `polls` is gone. The [`Mono`] beside a poll is when its
-/// outcome was known. A full channel makes the bus wait: deadlines missed meanwhile are reported as such. `status` is
-/// renewed at most once a second, and at the end.
+/// Least time between two renewals of the status.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs a bus until `shutdown` says true (or its sender is gone) or the receiver of `polls` is gone. The [`Mono`] beside
+/// a poll is when its outcome was known. A full channel makes the bus wait: deadlines missed meanwhile are reported as
+/// such. `status` is renewed at most once a second, and at the end.
 pub async fn run(
     spec: BusSpec,
     bus: Bus,
     clock: Arc<dyn Clock>,
     polls: mpsc::Sender<(Mono, Poll)>,
     status: watch::Sender<BusStatus>,
-    shutdown: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
 ) {
-    let _ = (spec, bus, clock, polls, status, shutdown);
+    let mut driver = Driver { spec, bus, clock, polls, line: None, told: false };
+    // When the status was last renewed, and whether anything was done since.
+    let (mut told_at, mut untold): (Option<Mono>, bool) = (None, true);
+    loop {
+        let Some(acted) = driver.act(&mut shutdown).await else { break };
+        untold |= acted;
+        let now = driver.clock.mono();
+        let tell_at = told_at.map_or(now, |at| at + STATUS_EVERY);
+        if untold && tell_at <= now {
+            status.send_replace(driver.bus.status(now));
+            (told_at, untold) = (Some(now), false);
+        }
+        let wake_at = driver.bus.next_deadline().into_iter().chain(untold.then_some(tell_at)).min();
+        if !driver.wait(wake_at, &mut shutdown).await {
+            break;
+        }
+    }
+    status.send_replace(driver.bus.status(driver.clock.mono()));
+}
+
+struct Driver {
+    spec: BusSpec,
+    bus: Bus,
+    clock: Arc<dyn Clock>,
+    polls: mpsc::Sender<(Mono, Poll)>,
+    line: Option<Line>,
+    /// Whether the trouble with the connection has been logged since the last good answer.
+    told: bool,
+}
+
+/// A connection and the beginning of the frame that comes in.
+struct Line {
+    stream: TcpStream,
+    buffer: [u8; MAX_FRAME],
+    filled: usize,
+}
+
+impl Driver {
+    /// Does all there is to do now. `None` if the driver is to end, else whether anything was done.
+    async fn act(&mut self, shutdown: &mut watch::Receiver<bool>) -> Option<bool> {
+        let mut acted = false;
+        loop {
+            // What arrived before a question is sent cannot be its answer: it is read first.
+            self.drain();
+            let Some(output) = self.bus.poll(self.clock.mono()) else { return Some(acted) };
+            acted = true;
+            match output {
+                Output::Trace(trace) => {
+                    if matches!(trace.outcome, Outcome::Samples(_)) {
+                        self.told = false;
+                    }
+                    let poll = self.stamp(trace);
+                    self.polls.send(poll).await.ok()?;
+                }
+                Output::Disconnect => {
+                    self.line = None;
+                    self.tell("connection dropped");
+                }
+                Output::Ask { frame } => {
+                    let timeout = self.spec.timeout;
+                    let Some(line) = &mut self.line else { continue };
+                    // Twelve bytes fit into every socket's buffer, unless the device has stopped to take any.
+                    let sent = tokio::time::timeout(timeout, line.stream.write_all(&frame)).await;
+                    if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                        self.close(&error);
+                    }
+                }
+                Output::Connect { timeout } => {
+                    let connect = tokio::time::timeout(timeout, self.connect());
+                    let connected = tokio::select! {
+                        connected = connect => connected,
+                        () = stopped(shutdown) => return None,
+                        () = self.polls.closed() => return None,
+                    };
+                    match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                        Ok(stream) => {
+                            self.line = Some(Line { stream, buffer: [0; MAX_FRAME], filled: 0 });
+                            self.bus.handle_connected(self.clock.mono());
+                            tracing::debug!(bus = %self.spec.name, "connected");
+                        }
+                        Err(error) => {
+                            self.bus.handle_connect_failed(self.clock.mono(), &error.to_string());
+                            self.tell("no connection");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((self.spec.host.as_str(), self.spec.port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Sleeps until `wake_at`, or until bytes come. Whether to go on.
+    async fn wait(&mut self, wake_at: Option<Mono>, shutdown: &mut watch::Receiver<bool>) -> bool {
+        let now = self.clock.mono();
+        if wake_at.is_some_and(|at| at <= now) {
+            // A flood of traces may keep the bus from sleeping, but not the other tasks from running.
+            tokio::task::yield_now().await;
+            return !*shutdown.borrow() && !self.polls.is_closed();
+        }
+        let nap = async {
+            match wake_at {
+                #[allow(clippy::disallowed_methods, reason = "the bus is silent until the schedule's deadline")]
+                Some(at) => tokio::time::sleep(at.since(now)).await,
+                None => core::future::pending().await,
+            }
+        };
+        let read = async {
+            match &mut self.line {
+                Some(line) => line.stream.read(line.buffer.get_mut(line.filled..).unwrap_or_default()).await,
+                None => core::future::pending().await,
+            }
+        };
+        let read = tokio::select! {
+            read = read => read,
+            () = nap => return true,
+            () = stopped(shutdown) => return false,
+            () = self.polls.closed() => return false,
+        };
+        self.received(read);
+        true
+    }
+
+    /// Reads what is there, without waiting.
+    fn drain(&mut self) {
+        while let Some(line) = &mut self.line {
+            let read = line.stream.try_read(line.buffer.get_mut(line.filled..).unwrap_or_default());
+            if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                return;
+            }
+            self.received(read);
+            if self.bus.next_deadline() == Some(Mono::ZERO) {
+                // An outcome is ready: it goes first, a flood behind it waits.
+                return;
+            }
+        }
+    }
+
+    /// So many bytes came, or the connection ended.
+    fn received(&mut self, read: io::Result<usize>) {
+        match read {
+            Ok(0) => self.close(&io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                let now = self.clock.mono();
+                if let Some(line) = &mut self.line {
+                    line.filled += count;
+                    line.frames(&mut self.bus, now);
+                }
+            }
+            Err(error) => self.close(&error),
+        }
+    }
+
+    fn close(&mut self, error: &io::Error) {
+        self.line = None;
+        self.bus.handle_closed(self.clock.mono(), &error.to_string());
+        tracing::debug!(bus = %self.spec.name, %error, "connection closed");
+    }
+
+    /// Once for each time that the bus was well, then only counted.
+    fn tell(&mut self, what: &str) {
+        if !core::mem::replace(&mut self.told, true) {
+            let error = self.bus.status(self.clock.mono()).last_error.unwrap_or_default();
+            tracing::warn!(bus = %self.spec.name, endpoint = %self.spec.endpoint(), %error, "{what}");
+        }
+    }
+
+    /// The moment of a trace on the wall clock, by what both clocks say now.
+    fn stamp(&self, trace: Trace) -> (Mono, Poll) {
+        let (mono, wall) = (self.clock.mono(), self.clock.wall());
+        let ago = i64::try_from(mono.since(trace.at).as_millis()).unwrap_or(i64::MAX);
+        let at = Wall(wall.as_millis().saturating_sub(ago));
+        let known = if matches!(trace.outcome, Outcome::Samples(_)) { trace.at } else { mono };
+        (known, Poll { request: trace.request, at, outcome: trace.outcome })
+    }
+}
+
+impl Line {
+    /// Hands whole frames to the bus and keeps the beginning of the next.
+    fn frames(&mut self, bus: &mut Bus, now: Mono) {
+        let mut start = 0;
+        loop {
+            let rest = self.buffer.get(start..self.filled).unwrap_or_default();
+            match frame::length(rest) {
+                Ok(Some(length)) if length <= rest.len() => {
+                    let (frame, _) = rest.split_at(length);
+                    bus.handle_frame(now, frame);
+                    start += length;
+                }
+                Ok(_) => break,
+                Err(doubt) => {
+                    bus.handle_doubt(now, doubt);
+                    break;
+                }
+            }
+        }
+        self.buffer.copy_within(start..self.filled, 0);
+        self.filled -= start;
+    }
+}
+
+/// Until `shutdown` says true or nobody can say it any more.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }

@@ -9,6 +9,8 @@ pub mod decode;
 #[cfg(feature = "io")]
 pub mod driver;
 pub mod frame;
+mod patience;
 pub mod plan;
 pub mod register;
 mod resolve;
+pub mod status;
