@@ -38,6 +38,9 @@ pub struct Diagnostic {
     /// How many characters are at fault.
     #[serde(skip)]
     pub(crate) width: usize,
+    /// Whether the key could not even be read; what is then said of its meaning only follows from that.
+    #[serde(skip)]
+    pub(crate) of_shape: bool,
 }
 
 impl Diagnostic {
@@ -52,6 +55,7 @@ impl Diagnostic {
             help: help.into(),
             text: String::new(),
             width: 0,
+            of_shape: false,
         }
     }
 
@@ -103,6 +107,11 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn error(&mut self, diagnostic: Diagnostic) {
+        let follows =
+            |error: &Diagnostic| error.of_shape && error.file == diagnostic.file && error.key == diagnostic.key;
+        if !diagnostic.key.is_empty() && self.errors.iter().any(follows) {
+            return;
+        }
         if self.errors.len() >= MOST {
             self.unlisted += 1;
         } else if !self.errors.contains(&diagnostic) {
@@ -158,6 +167,7 @@ mod tests {
             help: "try 9600".into(),
             text: "baud = \"fast\"".into(),
             width: 6,
+            of_shape: false,
         };
         let mut out = String::new();
         fault.render("error", &mut out).expect("a string takes everything");

@@ -88,7 +88,7 @@ impl Source {
         let text = self.text.split('\n').nth(line - 1).unwrap_or("").trim_end_matches('\r').to_owned();
         let spanned = self.text.get(span).unwrap_or("").split('\n').next().unwrap_or("").trim_end();
         let width = spanned.chars().count().max(1);
-        Diagnostic { file: self.name.clone(), line, column, key, message, help, text, width }
+        Diagnostic { file: self.name.clone(), line, column, key, message, help, text, width, of_shape: false }
     }
 }
 
@@ -142,19 +142,22 @@ impl<'a> Document<'a> {
         self.source.diagnostic(self.locate(path), path.to_owned(), message.into(), help.into())
     }
 
-    /// Turns `value`, which stands at `path`, into a `T`, and names every fault. `None` if there was any.
+    /// Turns `value`, which stands at `path`, into a `T`, and names every fault. `None` if a value that is needed is
+    /// wrong or absent; with `lenient` a wrong value whose key has a default is read as that default, so that the
+    /// meaning of the other keys can be checked. Unknown keys never stand in the way.
     pub(crate) fn read<T: DeserializeOwned>(
         &self,
         path: &str,
         mut value: Spanned<DeValue<'a>>,
+        lenient: bool,
         report: &mut Report,
     ) -> Option<T> {
+        let mut usable = true;
         let mut struck: Vec<String> = Vec::new();
         let mut stand_ins: Vec<String> = Vec::new();
         loop {
             let error = match serde_path_to_error::deserialize(ValueDeserializer::from(value.clone())) {
-                Ok(read) if struck.is_empty() => return Some(read),
-                Ok(_) => return None,
+                Ok(read) => return usable.then_some(read),
                 Err(error) => error,
             };
             let at = error.path().to_string();
@@ -175,7 +178,9 @@ impl<'a> Document<'a> {
                     _ => self.locate(&full),
                 };
                 let (message, help) = fault.words(inner.message());
-                report.error(self.source.diagnostic(place, full, message, help));
+                let mut diagnostic = self.source.diagnostic(place, full, message, help);
+                diagnostic.of_shape = true;
+                report.error(diagnostic);
             }
             let changed = match &fault {
                 // A stand-in lets the reading go on past it; whatever comes of it is thrown away.
@@ -186,8 +191,13 @@ impl<'a> Document<'a> {
                 },
                 _ => strike(&mut value, &steps(&key)),
             };
-            if matches!(fault, Fault::Missing(_)) {
-                stand_ins.push(key.clone());
+            match fault {
+                Fault::Missing(_) => {
+                    usable = false;
+                    stand_ins.push(key.clone());
+                }
+                Fault::Unknown(..) => {}
+                Fault::Other => usable &= lenient,
             }
             struck.push(key);
             if !changed || struck.len() >= 3 * FAULTS {
@@ -244,13 +254,35 @@ impl Fault {
                         return (format!("`{given}` is none of the choices"), suggest(given, &known));
                     }
                 }
+                if message == "wanted string or table" {
+                    return ("wrong value: expected a string".into(), String::new());
+                }
                 let plain = message
                     .strip_prefix("invalid type: ")
                     .or_else(|| message.strip_prefix("invalid value: "))
-                    .map(|rest| format!("wrong value: {rest}"));
+                    .map(|rest| match rest.rsplit_once(", expected ") {
+                        Some((given, wanted)) => format!("wrong value: {given}, expected {}", plainly(wanted)),
+                        None => format!("wrong value: {rest}"),
+                    });
                 (plain.unwrap_or_else(|| message.to_owned()), String::new())
             }
         }
+    }
+}
+
+/// Rust's types in words.
+fn plainly(wanted: &str) -> &str {
+    match wanted {
+        "i8" | "i16" | "i32" | "i64" => "an integer",
+        "u8" => "an integer from 0 to 255",
+        "u16" => "an integer from 0 to 65535",
+        "u32" => "an integer from 0 to 4294967295",
+        "u64" => "an integer, 0 or more",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") || other == "a map" => "a table",
+        other => other,
     }
 }
 
@@ -378,7 +410,7 @@ mod tests {
         let document = Document::parse(&source, &mut report).expect("these are TOML");
         let list = document.root.get("bus").expect("has buses").get_ref().as_array().expect("is a list").clone();
         for (at, value) in list.into_iter().enumerate() {
-            let _ = document.read::<Bus>(&format!("bus[{at}]"), value, &mut report);
+            let _ = document.read::<Bus>(&format!("bus[{at}]"), value, false, &mut report);
         }
         report.errors.into_iter().map(|d| (d.line, d.column, d.key, d.message, d.help)).collect()
     }

@@ -104,6 +104,10 @@ pub fn load_with(file: &Path, occasion: Occasion, credentials: Option<PathBuf>) 
             None
         }
     };
+    if config.is_none() && report.errors.is_empty() {
+        // Nothing may be refused in silence.
+        report.error(Diagnostic::of_file(&name, "the configuration could not be built", "please report this"));
+    }
     report.finish(&name);
     (config.filter(|_| report.ok), report)
 }
@@ -208,7 +212,7 @@ impl Check<'_, '_> {
     /// A section as its struct; an absent one takes its defaults, unless it is `needed`.
     fn section<T: serde::de::DeserializeOwned + Default>(&mut self, name: &str, needed: bool) -> Option<T> {
         match self.document.root.get(name) {
-            Some(value) if value.get_ref().is_table() => self.document.read(name, value.clone(), self.report),
+            Some(value) if value.get_ref().is_table() => self.document.read(name, value.clone(), true, self.report),
             Some(_) => None,
             None if needed => {
                 self.error(

@@ -30,10 +30,23 @@ pub(super) struct Plant {
     pub(super) brokers: Vec<mqtt::config::BrokerSpec>,
 }
 
-/// Entries that could be read, and where each stands in the file: `[[device]]` number and the numbers of its rows.
+/// Entries that could be read, where each stands in the file, and whether that is all of them.
 struct Places<T> {
     entries: Vec<T>,
-    places: Vec<(usize, Vec<usize>)>,
+    places: Vec<Place>,
+    whole: bool,
+}
+
+/// A profile's file: its text, and the numbers in it of the rows that could be read.
+struct ProfileFile {
+    source: Source,
+    rows: Vec<usize>,
+}
+
+/// Where an entry stands: its number in the file, those of its rows, and whether all of these could be read.
+struct Place {
+    index: usize,
+    rows: Vec<usize>,
     whole: bool,
 }
 
@@ -42,13 +55,10 @@ impl<T> Places<T> {
     fn in_file(&self, kind: &str, path: &str) -> String {
         let translate = || {
             let (index, rest) = path.strip_prefix(kind)?.strip_prefix('[')?.split_once(']')?;
-            let (place, rows) = self.places.get(index.parse::<usize>().ok()?)?;
-            let mut found = format!("{kind}[{place}]");
-            match rest.strip_prefix(".point[").and_then(|rest| rest.split_once(']')) {
-                Some((row, rest)) => {
-                    let row = row.parse::<usize>().ok().and_then(|row| rows.get(row)).copied()?;
-                    found.push_str(&format!(".point[{row}]{rest}"));
-                }
+            let place = self.places.get(index.parse::<usize>().ok()?)?;
+            let mut found = format!("{kind}[{}]", place.index);
+            match rest.strip_prefix('.').filter(|rest| rest.starts_with("point[")) {
+                Some(row) => found.push_str(&format!(".{}", row_in_file(row, &place.rows)?)),
                 None => found.push_str(rest),
             }
             Some(found)
@@ -67,28 +77,17 @@ pub(super) fn read(
     let brokers =
         entries::<mqtt::config::Broker, mqtt::config::PointRow>(check, "mqtt", |broker, rows| broker.point = rows);
     let folders = agent.map(|agent| agent.profiles.clone()).unwrap_or_default();
-    let (sources, profiles, profiles_whole) = read_profiles(&devices, &folders, check);
-    let mut whole = buses.whole && devices.whole && brokers.whole && profiles_whole;
+    let (files, profiles) = read_profiles(&devices, &folders, check);
 
     let found = resolve_plant(&buses.entries, &devices.entries, |name| profiles.get(name));
-    let (bus_specs, device_specs) = found.unwrap_or_else(|faults| {
-        whole = false;
-        let named = raw_names(check.document, "bus");
+    let modbus = found.map_err(|faults| {
+        let named = names(check.document, "bus");
         for fault in faults {
-            // A bus that is there but has faults of its own is not unknown.
-            let device = fault.path.strip_prefix("device[").and_then(|rest| rest.strip_suffix("].bus"));
-            let bus = device.and_then(|index| index.parse().ok()).and_then(|index: usize| devices.entries.get(index));
-            if fault.profile.is_none()
-                && bus.is_some_and(|device| {
-                    named.contains(&device.bus) && !buses.entries.iter().any(|bus| bus.name == device.bus)
-                })
-            {
-                continue;
+            if !follows(&fault, named.as_ref(), &buses, &devices, &profiles) {
+                let path = devices.in_file("device", &buses.in_file("bus", &fault.path));
+                say(check, &files, fault, &path);
             }
-            let path = devices.in_file("device", &buses.in_file("bus", &fault.path));
-            say(check, &sources, fault, &path);
         }
-        Default::default()
     });
 
     let id = agent.map_or("", |agent| agent.id.as_str());
@@ -98,12 +97,8 @@ pub(super) fn read(
         let path = format!("mqtt[{index}]");
         if !names.insert(&broker.name) {
             let at = brokers.in_file("mqtt", &join(&path, "name"));
-            check.error(
-                &at,
-                format!("a second device is called {:?}", broker.name),
-                "names of devices and brokers are unique among both",
-            );
-            whole = false;
+            let message = format!("a second device is called {:?}", broker.name);
+            check.error(&at, message, "names of devices and brokers are unique among both");
         }
         match mqtt::config::resolve(broker, &path, id) {
             Ok(mut spec) => {
@@ -112,44 +107,79 @@ pub(super) fn read(
                 broker_specs.push(spec);
             }
             Err(faults) => {
-                whole = false;
                 for fault in faults {
                     let path = brokers.in_file("mqtt", &fault.path);
-                    say(check, &sources, fault, &path);
+                    say(check, &files, fault, &path);
                 }
             }
         }
     }
-    for (bus, (place, _)) in buses.entries.iter().zip(&buses.places) {
-        if !devices.entries.iter().any(|device| device.bus == bus.name) && devices.whole {
-            check.warning(
-                &format!("bus[{place}].name"),
-                format!("no device is on the bus {:?}", bus.name),
-                "add a [[device]], or remove the bus",
-            );
+    for (bus, place) in buses.entries.iter().zip(&buses.places) {
+        if devices.whole && !devices.entries.iter().any(|device| device.bus == bus.name) {
+            let message = format!("no device is on the bus {:?}", bus.name);
+            check.warning(&format!("bus[{}].name", place.index), message, "add a [[device]], or remove the bus");
         }
     }
-    if whole && devices.entries.is_empty() && brokers.entries.is_empty() {
-        check.warning(
-            "agent",
-            "nothing is measured: there is no [[device]] and no [[mqtt]]",
-            "add one; sample.toml shows how",
-        );
+    let empty = |kind: &str| check.document.root.get(kind).is_none();
+    if agent.is_some() && empty("device") && empty("mqtt") {
+        let message = "nothing is measured: there is no [[device]] and no [[mqtt]]";
+        check.warning("agent", message, "add one; sample.toml shows how");
     }
-    let plant = whole.then_some(Plant { buses: bus_specs, devices: device_specs, brokers: broker_specs });
-    (plant, sources)
+    let plant = match modbus {
+        Ok((buses, devices)) if check.report.errors.is_empty() => Some(Plant { buses, devices, brokers: broker_specs }),
+        _ => None,
+    };
+    (plant, files.into_iter().map(|(name, file)| (name, file.source)).collect())
+}
+
+/// Whether a fault only follows from another that is named already: the bus is there but could not be read, the profile
+/// could not, or the rows could not.
+fn follows(
+    fault: &Fault,
+    named: Option<&BTreeSet<String>>,
+    buses: &Places<Bus>,
+    devices: &Places<Device>,
+    profiles: &BTreeMap<String, Profile>,
+) -> bool {
+    let entry = || {
+        let (index, key) = fault.path.strip_prefix("device[")?.split_once("].")?;
+        let index = index.parse::<usize>().ok()?;
+        Some((devices.entries.get(index)?, devices.places.get(index)?, key))
+    };
+    let (None, Some((device, place, key))) = (&fault.profile, entry()) else { return false };
+    let profile_unread = device.profile.as_ref().is_some_and(|name| !profiles.contains_key(name));
+    match key {
+        "bus" => {
+            let there = named.is_none_or(|named| named.contains(&device.bus));
+            there && !buses.entries.iter().any(|bus| bus.name == device.bus)
+        }
+        "profile" => profile_unread,
+        "point" => profile_unread || !place.whole,
+        _ => false,
+    }
 }
 
 /// Puts a fault where it belongs: the profile's file, or the configuration.
-fn say(check: &mut Check<'_, '_>, sources: &BTreeMap<String, Source>, fault: Fault, path: &str) {
-    match fault.profile.as_ref().and_then(|name| sources.get(name)) {
-        Some(source) => {
-            if let Some(document) = Document::parse(source, &mut Report::default()) {
-                check.report.error(document.fault(&fault.path, fault.message, fault.help));
-            }
-        }
-        None => check.error(path, fault.message, fault.help),
+fn say(check: &mut Check<'_, '_>, files: &BTreeMap<String, ProfileFile>, mut fault: Fault, path: &str) {
+    // Faults of a key may leave out their subject.
+    if ["is ", "has ", "holds ", "says ", "needs ", "belongs "].iter().any(|verb| fault.message.starts_with(verb)) {
+        let key = path.rsplit('.').next().unwrap_or(path);
+        fault.message = format!("`{key}` {}", fault.message);
     }
+    let Some(file) = fault.profile.as_ref().and_then(|name| files.get(name)) else {
+        return check.error(path, fault.message, fault.help);
+    };
+    if let Some(document) = Document::parse(&file.source, &mut Report::default()) {
+        let path = row_in_file(&fault.path, &file.rows).unwrap_or_else(|| fault.path.clone());
+        check.report.error(document.fault(&path, fault.message, fault.help));
+    }
+}
+
+/// `point[1].x`, counted among the rows that could be read, as it is counted in the file.
+fn row_in_file(path: &str, rows: &[usize]) -> Option<String> {
+    let (row, rest) = path.strip_prefix("point[")?.split_once(']')?;
+    let row = rows.get(row.parse::<usize>().ok()?)?;
+    Some(format!("point[{row}]{rest}"))
 }
 
 /// Reads the entries of one kind, and the rows of each apart from it.
@@ -174,11 +204,11 @@ fn entries<T: DeserializeOwned, R: DeserializeOwned>(
         let mut value = value.clone();
         let (rows, places, rows_whole) = rows::<R>(check.document, &path, &mut value, check.report);
         found.whole &= rows_whole;
-        match check.document.read::<T>(&path, value, check.report) {
+        match check.document.read::<T>(&path, value, false, check.report) {
             Some(mut entry) => {
                 put(&mut entry, rows);
                 found.entries.push(entry);
-                found.places.push((index, places));
+                found.places.push(Place { index, rows: places, whole: rows_whole });
             }
             None => found.whole = false,
         }
@@ -201,7 +231,7 @@ fn rows<'d, R: DeserializeOwned>(
         && let DeValue::Array(list) = list.into_inner()
     {
         for (index, row) in list.into_iter().enumerate() {
-            match document.read(&join(path, &format!("point[{index}]")), row, report) {
+            match document.read(&join(path, &format!("point[{index}]")), row, false, report) {
                 Some(row) => {
                     rows.push(row);
                     places.push(index);
@@ -213,13 +243,11 @@ fn rows<'d, R: DeserializeOwned>(
     (rows, places, whole)
 }
 
-/// The names of all entries of a kind as they stand in the file.
-fn raw_names(document: &Document<'_>, kind: &str) -> BTreeSet<String> {
-    let list = document.root.get(kind).and_then(|list| list.get_ref().as_array());
-    list.into_iter()
-        .flatten()
-        .filter_map(|entry| entry.get_ref().get("name")?.get_ref().as_str().map(str::to_owned))
-        .collect()
+/// The names of all entries of a kind as they stand in the file; `None` if it is no list.
+fn names(document: &Document<'_>, kind: &str) -> Option<BTreeSet<String>> {
+    let Some(list) = document.root.get(kind) else { return Some(BTreeSet::new()) };
+    let name = |entry: &Spanned<DeValue<'_>>| entry.get_ref().get("name")?.get_ref().as_str().map(str::to_owned);
+    Some(list.get_ref().as_array()?.iter().filter_map(name).collect())
 }
 
 /// Reads every profile that a device names, once each, from the first folder that has it.
@@ -227,69 +255,53 @@ fn read_profiles(
     devices: &Places<Device>,
     folders: &[PathBuf],
     check: &mut Check<'_, '_>,
-) -> (BTreeMap<String, Source>, BTreeMap<String, Profile>, bool) {
-    let (mut sources, mut profiles, mut whole) = (BTreeMap::new(), BTreeMap::new(), true);
-    for (device, (place, _)) in devices.entries.iter().zip(&devices.places) {
+) -> (BTreeMap<String, ProfileFile>, BTreeMap<String, Profile>) {
+    let (mut files, mut profiles) = (BTreeMap::new(), BTreeMap::new());
+    for (device, place) in devices.entries.iter().zip(&devices.places) {
         let Some(name) = &device.profile else { continue };
-        let key = format!("device[{place}].profile");
+        let key = format!("device[{}].profile", place.index);
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(good) {
-            check.error(
-                &key,
-                format!("{name:?} is no name of a profile"),
-                "a file name without folder and without .toml: A-Z a-z 0-9 _ - .",
-            );
-            whole = false;
+            let help = "a file name without folder and without .toml: A-Z a-z 0-9 _ - .";
+            check.error(&key, format!("{name:?} is no name of a profile"), help);
             continue;
         }
-        if sources.contains_key(name) {
+        if files.contains_key(name) {
             continue;
         }
         let file = format!("{name}.toml");
         let Some(path) = folders.iter().map(|folder| folder.join(&file)).find(|path| path.exists()) else {
             let searched = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
-            check.error(
-                &key,
-                format!("there is no profile {file} in {searched}"),
-                "put it there, or add its folder to agent.profiles",
-            );
-            whole = false;
+            let message = format!("there is no profile {file} in {searched}");
+            check.error(&key, message, "put it there, or add its folder to agent.profiles");
             continue;
         };
         match Source::read(&path) {
             Ok(source) => {
-                match read_profile(name, &source, check.report) {
-                    Some(profile) => {
-                        profiles.insert(name.clone(), profile);
-                    }
-                    None => whole = false,
+                let (profile, rows) = read_profile(name, &source, check.report);
+                if let Some(profile) = profile {
+                    profiles.insert(name.clone(), profile);
                 }
-                sources.insert(name.clone(), source);
+                files.insert(name.clone(), ProfileFile { source, rows });
             }
-            Err(fault) => {
-                check.report.error(*fault);
-                whole = false;
-            }
+            Err(fault) => check.report.error(*fault),
         }
     }
-    (sources, profiles, whole)
+    (files, profiles)
 }
 
-fn read_profile(name: &str, source: &Source, report: &mut Report) -> Option<Profile> {
-    let document = Document::parse(source, report)?;
+/// A profile, and the numbers in its file of the rows that could be read.
+fn read_profile(name: &str, source: &Source, report: &mut Report) -> (Option<Profile>, Vec<usize>) {
+    let Some(document) = Document::parse(source, report) else { return (None, Vec::new()) };
     let mut value = Spanned::new(0..0, DeValue::Table(document.root.clone()));
-    let (rows, _, whole) = rows::<PointRow>(&document, "", &mut value, report);
-    let mut profile: Profile = document.read("", value, report)?;
+    let (rows, places, _) = rows::<PointRow>(&document, "", &mut value, report);
+    let Some(mut profile) = document.read::<Profile>("", value, false, report) else { return (None, places) };
     profile.point = rows;
     if profile.profile != name {
-        report.error(document.fault(
-            "profile",
-            format!("the file {name}.toml holds the profile {:?}", profile.profile),
-            format!("profile = \"{name}\", or rename the file"),
-        ));
-        return None;
+        let message = format!("the file {name}.toml holds the profile {:?}", profile.profile);
+        report.error(document.fault("profile", message, format!("profile = \"{name}\", or rename the file")));
     }
-    whole.then_some(profile)
+    (Some(profile), places)
 }
 
 /// Looks at the files a broker names and puts the places where they are into `spec`.

@@ -229,7 +229,13 @@ impl UplinkConfig {
             match endpoint::parse(&self.url) {
                 Ok(endpoint) => self.check_security(&endpoint, check),
                 Err(message) => {
-                    check.error("uplink.url", message, "mqtts://HOST:8883, or mqtt://HOST:1883 without TLS");
+                    let help = "mqtts://HOST:8883, or mqtt://HOST:1883 without TLS";
+                    let mut fault = check.document.fault("uplink.url", message, help);
+                    if self.url.contains('@') {
+                        // The line may show a password.
+                        fault.text.clear();
+                    }
+                    check.report.error(fault);
                 }
             }
         }
