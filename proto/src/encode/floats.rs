@@ -64,27 +64,30 @@ fn fewest(bits: u64, width: Width, guess: usize) -> Option<usize> {
         return Some(0);
     }
     let mut digits = guess;
-    loop {
-        match fit(bits, width, digits) {
-            Fit::Exact(_) => break,
-            Fit::TooLarge if digits == 0 => return None,
-            Fit::TooLarge => {
-                digits -= 1;
-                if digits < guess && matches!(fit(bits, width, digits), Fit::Inexact) {
-                    return None; // fewer digits do not make it exact
-                }
+    let mut here = fit(bits, width, digits);
+    if matches!(here, Fit::Inexact) {
+        // Upwards: the first that is exact is the fewest, for what is exact at fewer digits is exact at more.
+        while digits < width.digits() {
+            digits += 1;
+            match fit(bits, width, digits) {
+                Fit::Exact(_) => return Some(digits),
+                Fit::Inexact => {}
+                Fit::TooLarge => return None,
             }
-            Fit::Inexact if digits == width.digits() => return None,
-            Fit::Inexact => digits += 1,
         }
+        return None;
     }
-    while let Some(fewer) = digits.checked_sub(1) {
-        if !matches!(fit(bits, width, fewer), Fit::Exact(_)) {
-            break;
+    let mut found = None;
+    loop {
+        match here {
+            Fit::Exact(_) => found = Some(digits),
+            Fit::Inexact => return found,
+            Fit::TooLarge => {}
         }
+        let Some(fewer) = digits.checked_sub(1) else { return found };
         digits = fewer;
+        here = fit(bits, width, digits);
     }
-    Some(digits)
 }
 
 /// How many values need how many digits.
