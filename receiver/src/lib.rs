@@ -1,6 +1,8 @@
 //! The centre's side of Tributary: batches from MQTT into SQLite or PostgreSQL, acknowledged after COMMIT.
 //!
-//!     broker → topic → intake → ingest → ledger → store → Ack
+//! ```text
+//! broker → topic → intake → ingest → ledger → store → Ack
+//! ```
 //!
 //! | module | says | kind |
 //! |---|---|---|

@@ -1,6 +1,8 @@
 //! The receiver at work: messages from the broker become groups, groups become transactions, and Acks follow.
 //!
-//!     broker → intake → group (200 batches or 50 ms) → store: settle, COMMIT → Ack → PUBACK
+//! ```text
+//! broker → intake → group (200 batches or 50 ms) → store: settle, COMMIT → Ack → PUBACK
+//! ```
 //!
 //! Two threads: the caller's runtime has the broker, a thread of its own has the store, so that an fsync or a large decode
 //! never keeps a ping waiting. Between them bounded channels; the way back is unbounded, but nothing goes back that did
