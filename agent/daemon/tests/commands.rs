@@ -23,11 +23,7 @@ const BAD: &str = "tests/config/cases/unit-zero.toml";
 fn check_says_good_and_ends_with_0() {
     let output = tributary(&["check", "-c", GOOD]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(
-        text(&output.stdout).contains("good. 1 devices, 2 points, 2 requests on 1 buses"),
-        "{}",
-        text(&output.stdout)
-    );
+    assert!(text(&output.stdout).contains("good. 1 device, 2 points, 2 requests on 1 bus"), "{}", text(&output.stdout));
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
 }
 
@@ -64,8 +60,8 @@ fn check_plan_lists_requests_and_load() {
         // Two requests a second; 12 + 9 + 4 bytes each.
         "2.00 requests/s, 50 Modbus bytes/s, 290 bytes/s with TCP/IP headers\n",
         "device \"feeder\", unit 7\n",
-        "every 1000 ms: holding 0..=1 on the wire, 2 registers, 1 points\n",
-        "every 1000 ms: input 10..=11 on the wire, 2 registers, 1 points\n",
+        "every 1000 ms: holding 0..=1 on the wire, 2 registers, 1 point\n",
+        "every 1000 ms: input 10..=11 on the wire, 2 registers, 1 point\n",
         "172800 readings and 0 summaries a day\n",
     ] {
         assert!(plan.contains(part), "{part:?} is not in\n{plan}");

@@ -20,9 +20,12 @@ fn readings_a_day(model: &Model) -> (f64, f64) {
         let sent = request.points.iter().filter(|key| model.points.get(key.0 as usize).is_some_and(|point| point.raw));
         raw += sent.count() as f64 * DAY_MS / f64::from(request.period_ms.max(1));
     }
-    let summaries = model.points.iter().filter_map(|point| point.window.as_ref());
-    let summaries =
-        summaries.map(|window| window.stats.len() as f64 * DAY_MS / f64::from(window.every_ms.max(1))).sum();
+    // From 0.0, since an empty sum of floats is -0.0.
+    let summaries = model
+        .points
+        .iter()
+        .filter_map(|point| point.window.as_ref())
+        .fold(0.0, |sum, window| sum + window.stats.len() as f64 * DAY_MS / f64::from(window.every_ms.max(1)));
     (raw, summaries)
 }
 
@@ -32,16 +35,24 @@ pub(super) fn summary(config: &Config) -> String {
     let model = &config.model;
     let _ = writeln!(
         out,
-        "{}: good. {} devices, {} points, {} requests on {} buses; catalogue {} of {} allowed",
+        "{}: good. {}, {}, {} on {}; catalogue {} of {} allowed",
         config.file.display(),
-        model.devices.len(),
-        model.points.len(),
-        model.requests.len(),
-        config.buses.len(),
+        many(model.devices.len(), "device"),
+        many(model.points.len(), "point"),
+        many(model.requests.len(), "request"),
+        match config.buses.len() {
+            1 => "1 bus".to_owned(),
+            n => format!("{n} buses"),
+        },
         bytes(config.catalog_bytes as u64),
         config.uplink.max_packet,
     );
     out
+}
+
+/// `1 point`, `2 points`.
+fn many(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Requests a second, and Modbus bytes a second both ways, of some requests.
@@ -65,7 +76,7 @@ fn write_requests(config: &Config, out: &mut String) -> std::fmt::Result {
         let all = bus.devices.iter().flat_map(|device| device.requests.iter().map(|(_, request)| request));
         let count = all.clone().count();
         let (rate, octets) = load(all);
-        writeln!(out, "\nbus {:?} at {}: {count} requests", bus.spec.name, bus.spec.endpoint())?;
+        writeln!(out, "\nbus {:?} at {}: {}", bus.spec.name, bus.spec.endpoint(), many(count, "request"))?;
         writeln!(
             out,
             "  {rate:.2} requests/s, {octets:.0} Modbus bytes/s, {:.0} bytes/s with TCP/IP headers",
@@ -81,19 +92,19 @@ fn write_requests(config: &Config, out: &mut String) -> std::fmt::Result {
                 let last = u32::from(request.address) + u32::from(request.count) - 1;
                 writeln!(
                     out,
-                    "    #{number} every {} ms: {} {}..={last} on the wire, {} {}, {} points",
+                    "    #{number} every {} ms: {} {}..={last} on the wire, {} {}, {}",
                     request.period_ms,
                     request.table.name(),
                     request.address,
                     request.count,
                     if request.table.is_bits() { "bits" } else { "registers" },
-                    request.points.len()
+                    many(request.points.len(), "point")
                 )?;
             }
         }
     }
     for broker in &config.brokers {
-        writeln!(out, "\nbroker {:?}: {} topic filters", broker.spec.name, broker.spec.rules.len())?;
+        writeln!(out, "\nbroker {:?}: {}", broker.spec.name, many(broker.spec.rules.len(), "topic filter"))?;
         for rule in &broker.spec.rules {
             writeln!(out, "    {:?} -> {:?}", rule.filter, rule.point.name)?;
         }
