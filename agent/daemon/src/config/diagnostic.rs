@@ -112,9 +112,7 @@ impl Report {
         if !diagnostic.key.is_empty() && self.errors.iter().any(follows) {
             return;
         }
-        if self.errors.len() >= MOST {
-            self.unlisted += 1;
-        } else if !self.errors.contains(&diagnostic) {
+        if !self.errors.contains(&diagnostic) {
             self.errors.push(diagnostic);
         }
     }

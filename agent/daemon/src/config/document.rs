@@ -85,7 +85,9 @@ impl Source {
     /// The fault at a place of this text.
     pub(crate) fn diagnostic(&self, span: Range<usize>, key: String, message: String, help: String) -> Diagnostic {
         let (line, column) = self.position(span.start);
-        let text = self.text.split('\n').nth(line - 1).unwrap_or("").trim_end_matches('\r').to_owned();
+        let start = self.starts.get(line - 1).copied().unwrap_or(0);
+        let text = self.text.get(start..).and_then(|rest| rest.split('\n').next()).unwrap_or("");
+        let text = text.trim_end_matches('\r').to_owned();
         let spanned = self.text.get(span).unwrap_or("").split('\n').next().unwrap_or("").trim_end();
         let width = spanned.chars().count().max(1);
         Diagnostic { file: self.name.clone(), line, column, key, message, help, text, width, of_shape: false }

@@ -78,6 +78,13 @@ pub(super) fn read(
         entries::<mqtt::config::Broker, mqtt::config::PointRow>(check, "mqtt", |broker, rows| broker.point = rows);
     let folders = agent.map(|agent| agent.profiles.clone()).unwrap_or_default();
     let (files, profiles) = read_profiles(&devices, &folders, check);
+    let documents: BTreeMap<&str, (Document<'_>, &[usize])> = files
+        .iter()
+        .filter_map(|(name, file)| {
+            let document = Document::parse(&file.source, &mut Report::default())?;
+            Some((name.as_str(), (document, file.rows.as_slice())))
+        })
+        .collect();
 
     let found = resolve_plant(&buses.entries, &devices.entries, |name| profiles.get(name));
     let modbus = found.map_err(|faults| {
@@ -85,7 +92,7 @@ pub(super) fn read(
         for fault in faults {
             if !follows(&fault, named.as_ref(), &buses, &devices, &profiles) {
                 let path = devices.in_file("device", &buses.in_file("bus", &fault.path));
-                say(check, &files, fault, &path);
+                say(check, &documents, fault, &path);
             }
         }
     });
@@ -109,7 +116,7 @@ pub(super) fn read(
             Err(faults) => {
                 for fault in faults {
                     let path = brokers.in_file("mqtt", &fault.path);
-                    say(check, &files, fault, &path);
+                    say(check, &documents, fault, &path);
                 }
             }
         }
@@ -129,6 +136,7 @@ pub(super) fn read(
         Ok((buses, devices)) if check.report.errors.is_empty() => Some(Plant { buses, devices, brokers: broker_specs }),
         _ => None,
     };
+    drop(documents);
     (plant, files.into_iter().map(|(name, file)| (name, file.source)).collect())
 }
 
@@ -160,18 +168,18 @@ fn follows(
 }
 
 /// Puts a fault where it belongs: the profile's file, or the configuration.
-fn say(check: &mut Check<'_, '_>, files: &BTreeMap<String, ProfileFile>, mut fault: Fault, path: &str) {
+fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usize])>, mut fault: Fault, path: &str) {
     // Faults of a key may leave out their subject.
     if ["is ", "has ", "holds ", "says ", "needs ", "belongs "].iter().any(|verb| fault.message.starts_with(verb)) {
         let key = path.rsplit('.').next().unwrap_or(path);
         fault.message = format!("`{key}` {}", fault.message);
     }
-    let Some(file) = fault.profile.as_ref().and_then(|name| files.get(name)) else {
-        return check.error(path, fault.message, fault.help);
-    };
-    if let Some(document) = Document::parse(&file.source, &mut Report::default()) {
-        let path = row_in_file(&fault.path, &file.rows).unwrap_or_else(|| fault.path.clone());
-        check.report.error(document.fault(&path, fault.message, fault.help));
+    match fault.profile.as_ref().and_then(|name| profiles.get(name.as_str())) {
+        Some((document, rows)) => {
+            let path = row_in_file(&fault.path, rows).unwrap_or_else(|| fault.path.clone());
+            check.report.error(document.fault(&path, fault.message, fault.help));
+        }
+        None => check.error(path, fault.message, fault.help),
     }
 }
 
