@@ -1,0 +1,290 @@
+//! The whole receiver against a real broker: mosquitto, started by the test on a free port. Without it the test fails.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod databases;
+mod plant;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use databases::Database;
+use plant::{EPOCH, START_MS, agent, batch, catalog, golden, renamed, status, temperatures};
+use prost::Message;
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tributary_proto::pb::{self, Verdict, agent_status::State};
+use tributary_receiver::topic::AgentKey;
+use tributary_receiver::{Config, RunError, run};
+
+/// Far longer than anything here takes; reached only by a failure.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Mosquitto {
+    child: Child,
+    port: u16,
+}
+
+impl Mosquitto {
+    /// On a port that was free a moment ago; another if it is taken in between.
+    fn start() -> Self {
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
+            if let Some(child) = Self::listen(port) {
+                return Self { child, port };
+            }
+        }
+        panic!("mosquitto does not start");
+    }
+
+    fn listen(port: u16) -> Option<Child> {
+        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"];
+        let program = program.into_iter().find(|path| Path::new(path).exists());
+        let program = program.expect("mosquitto not found: this test needs it; apt-get install mosquitto");
+        let mut command = Command::new(program);
+        let mut child =
+            command.args(["-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        loop {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(child);
+            }
+            if child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A receiver at work in this process.
+struct Receiver {
+    stop: oneshot::Sender<()>,
+    end: JoinHandle<Result<(), RunError>>,
+}
+
+impl Receiver {
+    fn start(port: u16, database: &Database) -> Self {
+        let config = Config::load(&format!("mqtt://127.0.0.1:{port}"), &database.argument(), None).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let end = tokio::spawn(run(config, async { drop(stopped.await) }));
+        Self { stop, end }
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        timeout(Duration::from_secs(5), self.end).await.expect("it ends within 5 s").unwrap().unwrap();
+    }
+}
+
+/// An agent's side of the wire.
+struct Agent {
+    key: AgentKey,
+    client: AsyncClient,
+    acks: mpsc::UnboundedReceiver<pb::Ack>,
+    events: JoinHandle<()>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.events.abort();
+    }
+}
+
+impl Agent {
+    async fn start(port: u16, name: &str) -> Self {
+        let key = agent(name);
+        let mut options = MqttOptions::new(format!("agent-{name}"), "127.0.0.1", port);
+        options.set_max_packet_size(1 << 20, 1 << 20);
+        let (client, mut events) = AsyncClient::new(options, 1_000);
+        client.subscribe(key.ack_topic("edge/v1"), QoS::AtMostOnce).await.unwrap();
+        let (out, acks) = mpsc::unbounded_channel();
+        let (ready, subscribed) = oneshot::channel();
+        let events = tokio::spawn(async move {
+            let mut ready = Some(ready);
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::SubAck(_))) => drop(ready.take().map(|ready| ready.send(()))),
+                    Ok(Event::Incoming(Packet::Publish(publish))) => drop(out.send(pb::Ack::decode(publish.payload).unwrap())),
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        timeout(PATIENCE, subscribed).await.expect("the broker answers").unwrap();
+        Self { key, client, acks, events }
+    }
+
+    async fn publish(&self, kind: &str, retain: bool, message: Bytes) {
+        let topic = format!("edge/v1/{}/{kind}", self.key);
+        self.client.publish(topic, QoS::AtLeastOnce, retain, message).await.unwrap();
+    }
+
+    /// ONLINE and the catalogue, as after each connect; a receiver that is there answers.
+    async fn hello(&mut self, at: i64) -> pb::Ack {
+        self.publish("cat", true, catalog(EPOCH, 1)).await;
+        let online = status(State::Online, EPOCH, START_MS + at, 0);
+        self.publish("stat", true, online.encode_to_vec().into()).await;
+        self.ack(|_| true).await
+    }
+
+    /// The first Ack that `is` it.
+    async fn ack(&mut self, is: impl Fn(&pb::Ack) -> bool) -> pb::Ack {
+        timeout(PATIENCE, async {
+            loop {
+                let ack = self.acks.recv().await.expect("the connection stands");
+                if is(&ack) {
+                    return ack;
+                }
+            }
+        })
+        .await
+        .expect("an Ack like that")
+    }
+}
+
+/// Catalogue, golden batches, a damaged one: committed or refused, acknowledged; far more messages than the broker hands out
+/// without a PUBACK (20); a restart is noticed.
+async fn a_batch_is_acknowledged_after_commit(port: u16, database: Database) {
+    let receiver = Receiver::start(port, &database);
+    let mut agent = Agent::start(port, "gw-1").await;
+    assert_eq!(agent.hello(1).await.contiguous_seq, 0);
+    agent.publish("data/l", false, golden("01-group.bin").into()).await;
+    let ack = agent.ack(|ack| ack.contiguous_seq == 1).await;
+    assert_eq!((ack.epoch, ack.verdict(), ack.also.len()), (EPOCH, Verdict::Ok, 0));
+    assert_eq!(database.one("SELECT count(*) FROM reading").await, "16");
+    for seq in 2..=100 {
+        let lane = if seq % 2 == 0 { "data/l" } else { "data/b" };
+        agent.publish(lane, false, batch(EPOCH, seq, 1, &temperatures(seq.cast_signed() * 1_000, &[1]))).await;
+    }
+    agent.publish("data/l", false, renamed(&golden("invalid/readings.bin"), EPOCH, 101, 1)).await;
+    let ack = agent.ack(|ack| ack.contiguous_seq == 101).await;
+    assert_eq!((ack.refused.as_slice(), ack.verdict()), ([101].as_slice(), Verdict::BadPayload));
+    assert_eq!(database.one("SELECT count(*) FROM reading").await, "115");
+    assert_eq!(database.one("SELECT state, contiguous_seq FROM agent").await, "online|101");
+    receiver.stop().await;
+
+    // Whoever starts greets the agents in the database, though nothing is sent to it.
+    let receiver = Receiver::start(port, &database);
+    assert_eq!(agent.ack(|_| true).await.contiguous_seq, 101);
+    receiver.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_acknowledged_after_its_commit_to_sqlite() {
+    let broker = Mosquitto::start();
+    a_batch_is_acknowledged_after_commit(broker.port, Database::sqlite()).await;
+}
+
+#[tokio::test]
+async fn a_batch_is_acknowledged_after_its_commit_to_postgresql() {
+    let broker = Mosquitto::start();
+    a_batch_is_acknowledged_after_commit(broker.port, Database::postgres().await).await;
+}
+
+/// A broker that speaks 3.1.1 only answers an MQTT 5 CONNECT with "unacceptable protocol version" and hangs up.
+#[tokio::test]
+async fn a_broker_of_3_1_1_gets_a_plain_subscription() {
+    let broker = Mosquitto::start();
+    let front = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = front.local_addr().unwrap().port();
+    let behind = broker.port;
+    let proxy = tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = front.accept().await.unwrap();
+            tokio::spawn(async move {
+                // Fixed header of one length byte, "MQTT" with its length, then the level.
+                let mut connect = [0; 9];
+                if socket.read_exact(&mut connect).await.is_err() {
+                    return;
+                }
+                if connect[8] == 5 {
+                    drop(socket.write_all(&[0x20, 2, 0, 1]).await);
+                    return;
+                }
+                let mut broker = tokio::net::TcpStream::connect(("127.0.0.1", behind)).await.unwrap();
+                broker.write_all(&connect).await.unwrap();
+                drop(copy_bidirectional(&mut socket, &mut broker).await);
+            });
+        }
+    });
+    a_batch_is_acknowledged_after_commit(port, Database::sqlite()).await;
+    proxy.abort();
+}
+
+/// Two receivers of one group share the data of six agents; one goes, the other goes on.
+#[tokio::test]
+async fn two_receivers_share_the_data() {
+    let broker = Mosquitto::start();
+    let database = Database::postgres().await;
+    let (one, two) = (Receiver::start(broker.port, &database), Receiver::start(broker.port, &database));
+    let mut agents = Vec::new();
+    for number in 0..6 {
+        let mut agent = Agent::start(broker.port, &format!("gw-{number}")).await;
+        agent.hello(1).await;
+        agents.push(agent);
+    }
+    let send = async |agents: &mut Vec<Agent>, seqs: std::ops::RangeInclusive<u64>| {
+        for agent in &mut *agents {
+            for seq in seqs.clone() {
+                agent.publish("data/l", false, batch(EPOCH, seq, 1, &temperatures(seq.cast_signed() * 1_000, &[1]))).await;
+            }
+        }
+        for agent in agents {
+            agent.ack(|ack| ack.contiguous_seq == *seqs.end()).await;
+        }
+    };
+    send(&mut agents, 1..=50).await;
+    one.stop().await;
+    send(&mut agents, 51..=60).await;
+    two.stop().await;
+    assert_eq!(database.one("SELECT count(*) FROM reading").await, "360");
+    assert_eq!(database.one("SELECT count(*) FROM batch").await, "360");
+    assert_eq!(database.one("SELECT count(*) FROM gap").await, "0");
+}
+
+/// The broker dies and comes back: the receiver finds it again.
+#[tokio::test]
+async fn a_broker_that_comes_back_is_found_again() {
+    let mut broker = Mosquitto::start();
+    let database = Database::sqlite();
+    let receiver = Receiver::start(broker.port, &database);
+    let mut agent = Agent::start(broker.port, "gw-1").await;
+    agent.hello(1).await;
+    broker.kill();
+    broker.child = Mosquitto::listen(broker.port).expect("the port is free again");
+    let mut agent = Agent::start(broker.port, "gw-1").await;
+    agent.hello(2).await;
+    agent.publish("data/l", false, batch(EPOCH, 1, 1, &temperatures(0, &[1]))).await;
+    // No receiver yet means that the broker threw it away: then it is sent again, as an agent does.
+    while timeout(Duration::from_secs(2), agent.ack(|ack| ack.contiguous_seq == 1)).await.is_err() {
+        agent.publish("data/l", false, batch(EPOCH, 1, 1, &temperatures(0, &[1]))).await;
+    }
+    receiver.stop().await;
+}
+
+/// Broker and database both away: it waits, and ends when it is told to.
+#[tokio::test]
+async fn it_waits_for_what_is_away_and_ends_when_told() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let away = Database::Postgres(format!("postgres://postgres@127.0.0.1:{nobody}/x"));
+    let receiver = Receiver::start(nobody, &away);
+    receiver.stop().await;
+}
