@@ -56,17 +56,22 @@ pub const fn bit(unit: u8, function: u8, address: u16) -> bool {
 pub enum Registers {
     /// [`register`] and [`bit`].
     Known,
+    /// Registers 0 and 1 are the number of the request as a big-endian u32, so that every poll has a value of its own;
+    /// the others are known.
+    Counting,
     /// Each pair of registers from an even address on is a big-endian f32: a level of its own, in steps of 0.1 that
     /// change with the number of the request, as a measured quantity of limited resolution does.
     Floats,
 }
 
 impl Registers {
-    /// One register, in the `request`-th request of the device.
+    /// One register, in the `request`-th request of the device (the first is 1).
     #[must_use]
     pub fn read(self, unit: u8, function: u8, address: u16, request: u64) -> u16 {
         match self {
-            Self::Known => register(unit, function, address),
+            Self::Counting if address == 0 => (request >> 16) as u16,
+            Self::Counting if address == 1 => request as u16,
+            Self::Known | Self::Counting => register(unit, function, address),
             Self::Floats => {
                 let pair = u64::from(address / 2);
                 let level = 20.0 + (pair % 50) as f32;
@@ -228,7 +233,7 @@ async fn serve(mut stream: TcpStream, registers: Registers, latency: Duration, r
     // Refused only on a socket that is already gone.
     let _ = stream.set_nodelay(true);
     while let Ok(request) = Request::read(&mut stream).await {
-        let number = requests.fetch_add(1, Ordering::Relaxed);
+        let number = requests.fetch_add(1, Ordering::Relaxed) + 1;
         if latency > Duration::ZERO {
             pause(latency).await;
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// How much of a log is shown when a test fails.
 const SHOWN_LOG: usize = 6_000;
 /// How often a fact is looked at while waiting for it.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A child process with a log.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Drop for Process {
     }
 }
 
-/// Waits until `fact` gives something, by looking every 20 ms.
+/// Waits until `fact` gives something, by looking every 50 ms.
 ///
 /// # Panics
 /// If it still gives nothing after `limit`; the message says what was waited for.

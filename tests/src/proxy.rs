@@ -32,7 +32,8 @@ pub struct Link {
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
-    tasks: Vec<JoinHandle<()>>,
+    accepting: JoinHandle<()>,
+    cutting: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -58,10 +59,10 @@ impl Proxy {
             bytes: AtomicU64::new(0),
             up: AtomicBool::new(true),
         });
-        let accepting = Arc::clone(&shared);
-        let mut tasks = vec![tokio::spawn(async move {
+        let relay_shared = Arc::clone(&shared);
+        let relaying = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let shared = Arc::clone(&accepting);
+                let shared = Arc::clone(&relay_shared);
                 if !shared.up.load(Ordering::Relaxed) {
                     // An error here means that the client has gone first.
                     let _ = client.set_zero_linger();
@@ -71,17 +72,17 @@ impl Proxy {
                 // What ends a connection is the link's business or its ends'; nothing is lost by not looking.
                 tokio::spawn(async move { relay(client, target, link, &shared).await });
             }
-        })];
-        if let Some(period) = link.cut_every {
+        });
+        let cutting = link.cut_every.map(|period| {
             let shared = Arc::clone(&shared);
-            tasks.push(tokio::spawn(async move {
+            tokio::spawn(async move {
                 loop {
                     pause(period).await;
                     shared.cuts.send_modify(|cuts| *cuts += 1);
                 }
-            }));
-        }
-        Ok(Self { address, shared, tasks })
+            })
+        });
+        Ok(Self { address, shared, accepting: relaying, cutting })
     }
 
     /// Where clients connect.
@@ -93,6 +94,13 @@ impl Proxy {
     /// Cuts every connection now, in mid-packet.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Lets the link hold from now on: no more cuts by the period.
+    pub fn stop_cutting(&self) {
+        if let Some(cutting) = &self.cutting {
+            cutting.abort();
+        }
     }
 
     /// Takes the link down (cuts, and refuses new connections) or up again.
@@ -124,7 +132,8 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.accepting.abort();
+        self.stop_cutting();
     }
 }
 

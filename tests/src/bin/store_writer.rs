@@ -1,7 +1,7 @@
 //! Writes into a spool for as long as it is let, and says on its standard output what was acknowledged: the program that
 //! the kill test kills.
 //!
-//! `store_writer ROOT SEED` continues from what it finds; one line a fact, each with one write:
+//! `store_writer ROOT SEED` reads all that it finds and continues from there; one line a fact, each with one write:
 //! `opened LAST` (highest seq found), `acked SEQ` (everything up to it is committed), `removed FIRST` (that directory).
 //! Every byte of a record follows from its seq, so that a reader needs no list of what was written.
 
@@ -26,6 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let found = store.recover()?;
     let mut dirs: Vec<DirId> = found.dirs.iter().map(|(id, _)| *id).collect();
     let mut last = found.dirs.last().map_or(0, |(_, last)| *last);
+    for (dir, last) in &found.dirs {
+        for seq in dir.first..=*last {
+            let whole = store.read(*dir, seq)?.is_some_and(|record| record == sample_record(seq));
+            if !whole {
+                return Err(format!("record {seq} of {dir:?} is not what was written").into());
+            }
+        }
+    }
     out.write_all(format!("opened {last}\n").as_bytes())?;
     loop {
         let dir = match dirs.last() {

@@ -1,0 +1,241 @@
+//! The agent and the receiver as their users run them: the binaries, a configuration file, signals.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process::{Process, binary, eventually};
+
+/// Site of every agent of the tests.
+pub const SITE: &str = "plant-1";
+/// What a stop may take (5 s by the interface), and what a loaded machine adds.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A configuration, written piece by piece.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    agent: String,
+    head: String,
+    rest: String,
+}
+
+impl Configuration {
+    /// For an agent of that id that sends to `broker`. Sends and commits often, reconnects within a second.
+    #[must_use]
+    pub fn new(agent: &str, broker: &str) -> Self {
+        let head = format!(
+            "[uplink]\nurl = \"{broker}\"\nreconnect_max = \"1s\"\n[batch]\nmax_age = \"100ms\"\n[spool]\ncommit = \"100ms\"\n"
+        );
+        Self { agent: agent.to_owned(), head, rest: String::new() }
+    }
+
+    /// Replaces the sections `[uplink]`, `[batch]`, `[spool]`.
+    #[must_use]
+    pub fn with_head(mut self, head: &str) -> Self {
+        head.clone_into(&mut self.head);
+        self
+    }
+
+    /// Adds a Modbus TCP bus.
+    #[must_use]
+    pub fn bus(mut self, name: &str, address: SocketAddr, timeout: &str) -> Self {
+        // Writing to a String cannot fail; the same holds below.
+        let _ = writeln!(self.rest, "[[bus]]\nname = \"{name}\"\ntcp = \"{address}\"\ntimeout = \"{timeout}\"");
+        self
+    }
+
+    /// Adds a device on a bus; points follow.
+    #[must_use]
+    pub fn device(mut self, name: &str, bus: &str, unit: u8, period: &str) -> Self {
+        let _ = writeln!(
+            self.rest,
+            "[[device]]\nname = \"{name}\"\nbus = \"{bus}\"\nunit_id = {unit}\naddressing = \"zero\"\norder = \"ABCD\"\n\
+             period = \"{period}\""
+        );
+        self
+    }
+
+    /// Adds a point to the device before.
+    #[must_use]
+    pub fn point(mut self, name: &str, table: &str, address: u16, ty: &str) -> Self {
+        let _ = writeln!(
+            self.rest,
+            "[[device.point]]\nname = \"{name}\"\ntable = \"{table}\"\naddress = {address}\ntype = \"{ty}\"\nunit = \"1\""
+        );
+        self
+    }
+
+    /// Adds anything else.
+    #[must_use]
+    pub fn toml(mut self, text: &str) -> Self {
+        self.rest.push_str(text);
+        self
+    }
+
+    fn render(&self, folder: &Path) -> String {
+        let state = folder.join("state");
+        format!(
+            "[agent]\nsite = \"{SITE}\"\nid = \"{}\"\nstate_dir = \"{}\"\n{}{}",
+            self.agent,
+            state.display(),
+            self.head,
+            self.rest
+        )
+    }
+}
+
+/// `tributary run`, with its state in a folder of its own.
+#[derive(Debug)]
+pub struct Agent {
+    folder: PathBuf,
+    config: PathBuf,
+    process: Process,
+    starts: u32,
+}
+
+impl Agent {
+    /// Starts one. It keeps its state in `folder`, which outlives it.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    ///
+    /// # Panics
+    /// If the binary is not there.
+    pub fn start(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
+        fs::create_dir_all(folder.join("state"))?;
+        let config = folder.join("agent.toml");
+        fs::write(&config, configuration.render(folder))?;
+        let process = launch(folder, &config)?;
+        Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again with what it left.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.process = launch(&self.folder, &self.config)?;
+        self.starts += 1;
+        Ok(())
+    }
+
+    /// How often it was started.
+    #[must_use]
+    pub fn starts(&self) -> u32 {
+        self.starts
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end within 10 s.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.process.terminate();
+        self.process.end(STOP).await
+    }
+
+    /// Asserts that it is alive: it has not panicked, nor given up.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.process.ended() {
+            panic!("the agent ended by itself: {status}");
+        }
+    }
+
+    /// What `tributary status --json` says; `None` while it cannot be reached.
+    #[must_use]
+    pub fn status(&self) -> Option<Value> {
+        let output =
+            Command::new(binary("tributary")).args(["status", "--json", "-c"]).arg(&self.config).output().ok()?;
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
+    }
+
+    /// Everything it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+fn launch(folder: &Path, config: &Path) -> io::Result<Process> {
+    let mut command = Command::new(binary("tributary"));
+    command.args(["run", "-c"]).arg(config).env("RUST_BACKTRACE", "1");
+    Process::start("agent", folder, &command)
+}
+
+/// `tributary-receiver run`.
+#[derive(Debug)]
+pub struct Receiver {
+    name: String,
+    folder: PathBuf,
+    broker: String,
+    store: String,
+    process: Process,
+}
+
+impl Receiver {
+    /// Starts one between a broker and a store (`sqlite:FILE` or `postgres://…`); its log goes to `folder/name.log`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    ///
+    /// # Panics
+    /// If the binary is not there.
+    pub fn start(name: &str, folder: &Path, broker: &str, store: &str) -> io::Result<Self> {
+        let process = launch_receiver(name, folder, broker, store)?;
+        let (broker, store) = (broker.to_owned(), store.to_owned());
+        Ok(Self { name: name.to_owned(), folder: folder.to_path_buf(), broker, store, process })
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.process = launch_receiver(&self.name, &self.folder, &self.broker, &self.store)?;
+        Ok(())
+    }
+
+    /// Asserts that it is alive.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.process.ended() {
+            panic!("{} ended by itself: {status}", self.name);
+        }
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end within 10 s.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.process.terminate();
+        eventually("the receiver to end", STOP, async || self.process.ended()).await
+    }
+}
+
+fn launch_receiver(name: &str, folder: &Path, broker: &str, store: &str) -> io::Result<Process> {
+    let mut command = Command::new(binary("tributary-receiver"));
+    command.args(["run", "--broker", broker, "--store", store]).env("RUST_BACKTRACE", "1");
+    Process::start(name, folder, &command)
+}

@@ -1,0 +1,184 @@
+//! The agent and a centre that breaks its promises: PUBACKs, connections and Acks, one fault an agent, all at once.
+//!
+//! Each agent polls a device that counts its polls. In the end every count is at the centre exactly once, the agent has
+//! broken no rule of the contract, and the law held in every status it published.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use tributary_tests::agent::{Agent, Configuration, SITE};
+use tributary_tests::evidence::{Fault as Wrong, Row, every_count_once};
+use tributary_tests::hostile_broker::{self, ConnectFault, HostileBroker};
+use tributary_tests::hostile_receiver::{self, HostileReceiver, law_holds};
+use tributary_tests::modbus_device::{Registers, Simulator};
+use tributary_tests::process::eventually;
+
+const SEED: u64 = 20_250_818;
+/// How many counts must be at the centre before an agent may stop.
+const COUNTS: usize = 150;
+/// Two ack timeouts and a rebuilt connection take 10 to 20 s; some faults need several.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// One agent with its device, broker and receiver.
+struct Line {
+    name: String,
+    agent: Agent,
+    broker: HostileBroker,
+    receiver: HostileReceiver,
+    _device: Simulator,
+}
+
+impl Line {
+    async fn start(
+        folder: &Path,
+        name: &str,
+        broker: hostile_broker::Plan,
+        receiver: hostile_receiver::Plan,
+    ) -> Result<Self, Wrong> {
+        let broker = HostileBroker::start(broker).await?;
+        let receiver = HostileReceiver::start(&broker, &format!("edge/v1/{SITE}/{name}"), receiver);
+        let device = Simulator::start(Registers::Counting, Duration::ZERO).await?;
+        let configuration = Configuration::new(name, &broker.url())
+            .bus("bus", device.address(), "1s")
+            .device("plc", "bus", 1, "100ms")
+            .point("count", "holding", 0, "u32");
+        let agent = Agent::start(&folder.join(name), &configuration)?;
+        Ok(Self { name: name.to_owned(), agent, broker, receiver, _device: device })
+    }
+
+    /// The counts at the centre, each in the order of its stamp.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = self.receiver.look(|books| {
+            let row = |reading: &hostile_receiver::Reading| Row {
+                at_ms: reading.at_ms,
+                status: i64::from(reading.status),
+                value: reading.bits.map(u64::cast_signed),
+            };
+            books.readings().map(row).collect()
+        });
+        rows.sort_by_key(|row| row.at_ms);
+        rows
+    }
+
+    /// Whether the centre has so many counts, and none is missing among them.
+    fn has(&self, counts: usize) -> bool {
+        let rows = self.rows();
+        rows.len() >= counts && every_count_once(&rows, &[]) == Ok(0)
+    }
+
+    fn judge(&self) -> Result<(), String> {
+        let books = self.receiver.books();
+        let name = &self.name;
+        let broker = self.broker.record();
+        if !broker.violations.is_empty() || !books.broken.is_empty() {
+            return Err(format!("{name} broke the contract: {:#?} {:#?}", broker.violations, books.broken));
+        }
+        let laws = books.statuses.iter().filter_map(|status| status.ledger.as_ref());
+        if let Some(ledger) = laws.clone().find(|ledger| !law_holds(ledger)) {
+            return Err(format!("{name}: the law does not hold in {ledger:?}"));
+        }
+        if laws.count() == 0 {
+            return Err(format!("{name} never published a ledger"));
+        }
+        if !books.lost().is_empty() {
+            return Err(format!("{name}: nothing was lost, and yet it says {:?}", books.lost()));
+        }
+        println!(
+            "{name}: {} counts, {} connections, {} batches sent, {} twice, played {:?} {:?} {:?}",
+            self.rows().len(),
+            broker.connections,
+            broker.batches,
+            books.duplicates,
+            broker.acks,
+            broker.connects,
+            books.played
+        );
+        Ok(())
+    }
+}
+
+/// Runs all lines until each has its counts, stops the agents and judges them.
+async fn run(mut lines: Vec<Line>) -> Result<(), Wrong> {
+    let mut open: BTreeSet<usize> = (0..lines.len()).collect();
+    let named = lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>().join(", ");
+    eventually(&format!("every count from {named}"), PATIENCE, async || {
+        open.retain(|line| !lines[*line].has(COUNTS));
+        lines.iter_mut().for_each(|line| line.agent.assert_alive());
+        open.is_empty().then_some(())
+    })
+    .await;
+    for line in &mut lines {
+        assert!(line.agent.stop().await.success(), "{}", line.name);
+        line.judge()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn live_acks_of_the_broker_cannot_be_trusted() -> Result<(), Wrong> {
+    println!("seed {SEED}");
+    let folder = tempfile::tempdir()?;
+    let mut lines = Vec::new();
+    for (number, fault) in (0..).zip(hostile_broker::AckFault::ALL) {
+        let honest = hostile_broker::Plan::honest();
+        let plan = hostile_broker::Plan { seed: SEED + number, acks: vec![fault], ack_percent: 5, ..honest };
+        let name = format!("puback-{fault:?}");
+        lines.push(Line::start(folder.path(), &name, plan, hostile_receiver::Plan::honest()).await?);
+    }
+    run(lines).await
+}
+
+#[tokio::test]
+async fn live_connections_come_late_or_wrong() -> Result<(), Wrong> {
+    println!("seed {SEED}");
+    let folder = tempfile::tempdir()?;
+    let mut lines = Vec::new();
+    for (number, fault) in (0..).zip(ConnectFault::ALL) {
+        // The connections die often enough to meet the fault.
+        let plan = hostile_broker::Plan {
+            seed: SEED + number,
+            acks: vec![hostile_broker::AckFault::ResetAfter],
+            ack_percent: 5,
+            connects: vec![fault],
+            connect_percent: 40,
+            ..hostile_broker::Plan::honest()
+        };
+        let name = format!("connect-{fault:?}");
+        lines.push(Line::start(folder.path(), &name, plan, hostile_receiver::Plan::honest()).await?);
+    }
+    run(lines).await
+}
+
+#[tokio::test]
+async fn live_acks_of_the_receiver_come_late_or_wrong() -> Result<(), Wrong> {
+    println!("seed {SEED}");
+    let folder = tempfile::tempdir()?;
+    let mut lines = Vec::new();
+    for (number, fault) in (0..).zip(hostile_receiver::AckFault::ALL) {
+        let honest = hostile_receiver::Plan::honest();
+        let plan = hostile_receiver::Plan { seed: SEED + number, acks: vec![fault], percent: 30, ..honest };
+        let name = format!("ack-{fault:?}");
+        lines.push(Line::start(folder.path(), &name, hostile_broker::Plan::honest(), plan).await?);
+    }
+    run(lines).await
+}
+
+/// FORKED, and an Ack from the future: each begins a new epoch (contract rule 2), and no count is lost or double.
+#[tokio::test]
+async fn live_a_new_epoch_loses_nothing() -> Result<(), Wrong> {
+    let folder = tempfile::tempdir()?;
+    let honest = (hostile_broker::Plan::honest(), hostile_receiver::Plan::honest());
+    let mut line = Line::start(folder.path(), "epochs", honest.0, honest.1).await?;
+    eventually("the first counts", PATIENCE, async || line.has(10).then_some(())).await;
+    let epochs =
+        |line: &Line| line.receiver.look(|books| books.epochs.values().filter(|e| !e.batches.is_empty()).count());
+    line.receiver.say_forked();
+    eventually("a second epoch", PATIENCE, async || (epochs(&line) >= 2).then_some(())).await;
+    line.receiver.acknowledge_the_future();
+    eventually("a third epoch", PATIENCE, async || (epochs(&line) >= 3).then_some(())).await;
+    eventually("counts of the third epoch", PATIENCE, async || line.has(COUNTS / 2).then_some(())).await;
+    assert!(line.agent.stop().await.success());
+    assert_eq!(epochs(&line), 3, "one cause, one epoch");
+    Ok(line.judge()?)
+}
