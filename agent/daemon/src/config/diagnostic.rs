@@ -106,6 +106,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether another error would only be counted. Counts it: who asks has one, and need not look for its place.
+    pub(crate) fn is_full(&mut self) -> bool {
+        let full = self.errors.len() >= MOST;
+        self.unlisted += usize::from(full);
+        full
+    }
+
     pub(crate) fn error(&mut self, diagnostic: Diagnostic) {
         let follows =
             |error: &Diagnostic| error.of_shape && error.file == diagnostic.file && error.key == diagnostic.key;

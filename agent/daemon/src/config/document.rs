@@ -173,7 +173,7 @@ impl<'a> Document<'a> {
             };
             let full = join(path, &key);
             let known = struck.contains(&key);
-            if !known {
+            if !known && !report.is_full() {
                 let place = match (&fault, span) {
                     (Fault::Missing(_), _) => self.locate(&join(path, &at)),
                     (_, Some(span)) if !span.is_empty() => span,

@@ -89,7 +89,12 @@ pub(super) fn read(
     let found = resolve_plant(&buses.entries, &devices.entries, |name| profiles.get(name));
     let modbus = found.map_err(|faults| {
         let named = names(check.document, "bus");
+        // Devices of one profile all bring its faults.
+        let mut said = BTreeSet::new();
         for fault in faults {
+            if fault.profile.is_some() && !said.insert(format!("{fault:?}")) {
+                continue;
+            }
             if !follows(&fault, named.as_ref(), &buses, &devices, &profiles) {
                 let path = devices.in_file("device", &buses.in_file("bus", &fault.path));
                 say(check, &documents, fault, &path);
@@ -169,6 +174,9 @@ fn follows(
 
 /// Puts a fault where it belongs: the profile's file, or the configuration.
 fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usize])>, mut fault: Fault, path: &str) {
+    if check.report.is_full() {
+        return;
+    }
     // Faults of a key may leave out their subject.
     if ["is ", "has ", "holds ", "says ", "needs ", "belongs "].iter().any(|verb| fault.message.starts_with(verb)) {
         let key = path.rsplit('.').next().unwrap_or(path);
