@@ -1,0 +1,602 @@
+//! From reading to batch: marks, windows, deadband, and the books of who holds what.
+//!
+//! Stands between the drivers and the open batch, and orders filter and window: sentinel and valid range mark first,
+//! then the window folds, then the deadband decides what is sent raw (contract rule 15). Each reading that comes in is
+//! admitted, and ends in exactly one of: a row of its group, the ring of points on their own clock, a window, the count
+//! of filtered, the count of lost.
+//!
+//! Which points form a group follows rule 13: those of one request that are sent at every poll.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use tributary_proto::pb::loss::Reason;
+use tributary_protocols::reading::{Outcome, Poll, Sample, StampedBy, Status};
+use tributary_protocols::time::{Mono, Wall};
+use tributary_protocols::value::{PointType, Scale, Value};
+
+use crate::batch::{self, Batcher, GroupKey};
+use crate::catalog::Catalog;
+use crate::filter::Verdict;
+use crate::filter::deadband::Deadband;
+use crate::filter::mark::Mark;
+use crate::ledger::Ledger;
+use crate::losses::{Losses, Whose};
+use crate::model::{self, PointKey, Statistic};
+use crate::ring::{Cell, EventReading, Refused};
+use crate::sets::{SetKey, Sets};
+use crate::window::accumulator::Accumulator;
+use crate::window::clock::{Closed, WindowClock};
+
+/// How a point's readings are sent raw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Raw {
+    /// With its group, at every poll.
+    Group,
+    /// On its own clock, when the deadband passes them.
+    Own,
+    /// Not at all: they are folded.
+    No,
+}
+
+#[derive(Debug)]
+struct Point {
+    id: u32,
+    ty: PointType,
+    scale: Scale,
+    mark: Mark,
+    deadband: Option<Box<Deadband>>,
+    raw: Raw,
+    /// Place of its window: group and member.
+    window: Option<(u32, u32)>,
+    /// Its poll set, if it is polled and in no group.
+    set: Option<SetKey>,
+}
+
+#[derive(Debug)]
+struct Request {
+    points: Box<[PointKey]>,
+    group: Option<(GroupKey, SetKey)>,
+}
+
+#[derive(Debug)]
+struct Member {
+    point: PointKey,
+    stats: Box<[Statistic]>,
+    accumulator: Accumulator,
+}
+
+#[derive(Debug)]
+struct Windows {
+    clock: usize,
+    group: GroupKey,
+    members: Vec<Member>,
+    /// Of a point on its own clock: no row for a window in which nothing arrived.
+    on_arrival: bool,
+}
+
+/// What came of a message's readings, for its acknowledgement (rule 23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Withheld or lost: nothing is waited for.
+    Settled,
+    /// Folded: safe with the next commit, whose state record counts it.
+    Folded,
+    /// In the open batch: safe when that is durable.
+    Waiting,
+}
+
+/// Counts of event-driven readings in memory, for the state record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// In the open batch.
+    pub unsealed: u64,
+    /// Of those, from messages that wait for their acknowledgement.
+    pub unacknowledged: u64,
+    /// In open windows.
+    pub folded: u64,
+}
+
+/// Books that the intake writes in.
+pub struct Books<'a> {
+    /// The law.
+    pub ledger: &'a mut Ledger,
+    /// Losses to be said.
+    pub losses: &'a mut Losses,
+    /// The open batch.
+    pub batcher: &'a mut Batcher,
+    /// Why a reading is lost that finds no room.
+    pub overrun: Reason,
+}
+
+/// The intake.
+#[derive(Debug, Default)]
+pub struct Intake {
+    points: Vec<Point>,
+    requests: Vec<Request>,
+    windows: Vec<Windows>,
+    clocks: Vec<WindowClock>,
+    lengths: Vec<u32>,
+    devices: Vec<(u32, String)>,
+    sets: Sets,
+    events: EventCounts,
+    folded: u64,
+    row: Vec<Cell>,
+}
+
+/// What the model asks for and a ceiling forbids.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unbuildable {
+    /// A group or a set of summaries is wider than a ring.
+    #[error("{what} has too many columns: {refused}")]
+    Width {
+        /// Which group.
+        what: String,
+        /// The ceiling.
+        refused: Refused,
+    },
+    /// The model names a device or point that it does not have.
+    #[error("the model names a device or point that it does not have")]
+    Dangling,
+}
+
+impl Intake {
+    /// Builds points, groups and windows, and gives them their wire ids.
+    ///
+    /// # Errors
+    /// A ceiling of `limits.rs` is passed, or the model contradicts itself.
+    pub fn new(
+        model: model::Model,
+        catalog: &mut Catalog,
+        batcher: &mut Batcher,
+        now: Mono,
+        wall: Wall,
+    ) -> Result<Self, Unbuildable> {
+        let mut intake = Self::default();
+        for device in &model.devices {
+            let id = catalog.device(device);
+            intake.devices.push((id, device.name.clone()));
+        }
+        let mut polled = alloc::vec![false; model.points.len()];
+        for point in model.requests.iter().flat_map(|request| &request.points) {
+            *polled.get_mut(point.0 as usize).ok_or(Unbuildable::Dangling)? = true;
+        }
+        for (point, polled) in model.points.iter().zip(polled) {
+            intake.add_point(point, polled, catalog)?;
+        }
+        for request in &model.requests {
+            intake.add_request(request, &model.points, catalog, batcher)?;
+        }
+        intake.add_windows(&model.points, 0, catalog, batcher, now, wall)?;
+        Ok(intake)
+    }
+
+    fn add_point(&mut self, point: &model::Point, polled: bool, catalog: &mut Catalog) -> Result<(), Unbuildable> {
+        let (device, _) = self.devices.get(point.device as usize).ok_or(Unbuildable::Dangling)?;
+        let deadband = Deadband::new(point).map(Box::new);
+        let raw = match (&point.window, point.raw, polled, &deadband) {
+            (Some(_), false, _, _) => Raw::No,
+            (_, _, true, None) => Raw::Group,
+            _ => Raw::Own,
+        };
+        self.points.push(Point {
+            id: catalog.point(*device, point),
+            ty: point.ty,
+            scale: point.scale,
+            mark: Mark::new(point),
+            deadband,
+            raw,
+            window: None,
+            set: None,
+        });
+        Ok(())
+    }
+
+    fn add_request(
+        &mut self,
+        request: &model::Request,
+        points: &[model::Point],
+        catalog: &mut Catalog,
+        batcher: &mut Batcher,
+    ) -> Result<(), Unbuildable> {
+        let (_, device) = self.devices.get(request.device as usize).ok_or(Unbuildable::Dangling)?;
+        let of_group: Vec<&Point> = request
+            .points
+            .iter()
+            .filter_map(|key| self.points.get(key.0 as usize))
+            .filter(|point| point.raw == Raw::Group)
+            .collect();
+        let ids: Vec<u32> = of_group.iter().map(|point| point.id).collect();
+        let types: Vec<PointType> = of_group.iter().map(|point| point.ty).collect();
+        let group = if ids.is_empty() {
+            None
+        } else {
+            let first = request.points.first().and_then(|key| points.get(key.0 as usize));
+            let name = format!("{device}/{}", first.map_or("", |point| point.name.as_str()));
+            let id = catalog.group(name.clone(), ids, request.period_ms);
+            let width = types.len();
+            let key =
+                batcher.add_group(id, types).map_err(|refused| Unbuildable::Width { what: name, refused })?;
+            Some((key, self.sets.add_group(id, key, width, request.period_ms)))
+        };
+        for key in &request.points {
+            let point = self.points.get_mut(key.0 as usize).ok_or(Unbuildable::Dangling)?;
+            if point.raw != Raw::Group {
+                point.set = Some(self.sets.add_point(point.id, request.period_ms));
+            }
+        }
+        self.requests.push(Request { points: request.points.clone().into(), group });
+        Ok(())
+    }
+
+    /// Summaries of the polled points of a device with one window length are one group; those of a point on its own
+    /// clock are a group of that point alone.
+    fn add_windows(
+        &mut self,
+        points: &[model::Point],
+        from: usize,
+        catalog: &mut Catalog,
+        batcher: &mut Batcher,
+        now: Mono,
+        wall: Wall,
+    ) -> Result<(), Unbuildable> {
+        let mut places: Vec<((u32, u32), Vec<usize>)> = Vec::new();
+        for (index, point) in points.iter().enumerate() {
+            let Some(window) = &point.window else { continue };
+            let key = (point.device, window.every_ms);
+            let polled = self.points.get(from + index).is_some_and(|point| point.set.is_some() || point.raw == Raw::Group);
+            match places.iter_mut().find(|(place, _)| polled && *place == key) {
+                Some((_, members)) => members.push(index),
+                None if polled => places.push((key, alloc::vec![index])),
+                None => self.add_window(&[(from + index, point)], true, catalog, batcher, now, wall)?,
+            }
+        }
+        for (_, members) in places {
+            let members: Vec<_> =
+                members.iter().filter_map(|index| Some((from + index, points.get(*index)?))).collect();
+            self.add_window(&members, false, catalog, batcher, now, wall)?;
+        }
+        Ok(())
+    }
+
+    fn add_window(
+        &mut self,
+        points: &[(usize, &model::Point)],
+        on_arrival: bool,
+        catalog: &mut Catalog,
+        batcher: &mut Batcher,
+        now: Mono,
+        wall: Wall,
+    ) -> Result<(), Unbuildable> {
+        let Some((_, first)) = points.first() else { return Ok(()) };
+        let every_ms = first.window.as_ref().map_or(1, |window| window.every_ms);
+        let (device, device_name) = self.devices.get(first.device as usize).ok_or(Unbuildable::Dangling)?.clone();
+        let (mut ids, mut types, mut members) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, point) in points {
+            let stats: Box<[Statistic]> = point.window.iter().flat_map(|window| window.stats.iter().copied()).collect();
+            for statistic in &stats {
+                ids.push(catalog.summary(device, point, *statistic, every_ms));
+                types.push(match statistic {
+                    Statistic::Count => PointType::Int,
+                    statistic if statistic.keeps_type() => point.ty,
+                    _ => PointType::Float64,
+                });
+            }
+            let group = u32::try_from(self.windows.len()).unwrap_or(u32::MAX);
+            let member = u32::try_from(members.len()).unwrap_or(u32::MAX);
+            if let Some(point) = self.points.get_mut(*index) {
+                point.window = Some((group, member));
+            }
+            let key = PointKey(u32::try_from(*index).unwrap_or(u32::MAX));
+            members.push(Member { point: key, stats, accumulator: Accumulator::new(point.ty, point.scale) });
+        }
+        let name = if on_arrival { format!("{device_name}/{}", first.name) } else { device_name };
+        let name = format!("{name} every {every_ms} ms");
+        let id = catalog.group(name.clone(), ids, every_ms);
+        let group = batcher.add_group(id, types).map_err(|refused| Unbuildable::Width { what: name, refused })?;
+        let clock = self.lengths.iter().position(|length| *length == every_ms).unwrap_or_else(|| {
+            self.lengths.push(every_ms);
+            self.clocks.push(WindowClock::start(every_ms, now, wall));
+            self.clocks.len() - 1
+        });
+        self.windows.push(Windows { clock, group, members, on_arrival });
+        Ok(())
+    }
+
+    /// Adds a point that appeared while running; it is on its own clock.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn declare(
+        &mut self,
+        point: &model::Point,
+        catalog: &mut Catalog,
+        batcher: &mut Batcher,
+        now: Mono,
+        wall: Wall,
+    ) -> Result<PointKey, Unbuildable> {
+        let index = self.points.len();
+        self.add_point(point, false, catalog)?;
+        self.add_windows(core::slice::from_ref(point), index, catalog, batcher, now, wall)?;
+        Ok(PointKey(u32::try_from(index).unwrap_or(u32::MAX)))
+    }
+
+    /// Wire id and type of a point.
+    #[must_use]
+    pub fn point(&self, key: PointKey) -> (u32, PointType) {
+        self.points.get(key.0 as usize).map_or((0, PointType::Int), |point| (point.id, point.ty))
+    }
+
+    /// The poll sets.
+    pub fn sets(&mut self) -> &mut Sets {
+        &mut self.sets
+    }
+
+    /// Poll sets for the state record.
+    #[must_use]
+    pub fn save_sets(&self, batcher: &Batcher) -> Vec<crate::state::Set> {
+        self.sets.save(batcher)
+    }
+
+    /// Event-driven readings in memory.
+    #[must_use]
+    pub fn event_counts(&self) -> EventCounts {
+        self.events
+    }
+
+    /// Readings that are in open windows and nowhere else.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.folded
+    }
+
+    /// A due poll came to its end. `accepts`: the spool takes readings; else all of them are lost.
+    pub fn handle_poll(&mut self, now: Mono, poll: &Poll, synced: bool, accepts: bool, mut books: Books<'_>) {
+        let Some(request) = self.requests.get(poll.request as usize) else { return };
+        let points = request.points.clone();
+        let group = request.group;
+        books.ledger.admitted += points.len() as u64;
+        if let Some((_, set)) = group {
+            self.sets.handle_poll(set, poll.at, synced, books.ledger, books.losses);
+        }
+        let mut row = core::mem::take(&mut self.row);
+        row.clear();
+        for (index, key) in points.iter().enumerate() {
+            let Some(point) = self.points.get(key.0 as usize) else { continue };
+            if let Some(set) = point.set {
+                self.sets.handle_poll(set, poll.at, synced, books.ledger, books.losses);
+            }
+            if !accepts {
+                if let Some(set) = point.set {
+                    lose(&mut books, Reason::StoreUnavailable, self.sets.whose(set), poll.at, 1);
+                }
+                continue;
+            }
+            let mut sample = sample(&poll.outcome, index);
+            point.mark.apply(&mut sample);
+            if point.raw == Raw::Group {
+                row.push(books.batcher.cell(StampedBy::Agent, &sample));
+            }
+            self.take(now, *key, poll.at, StampedBy::Agent, sample, &mut books);
+        }
+        if let Some((key, set)) = group {
+            if accepts {
+                self.push_row(now, key, poll.at, &row, Some(self.sets.whose(set)), &mut books);
+            } else {
+                let points = points.len() - self.own_sets(&points);
+                lose(&mut books, Reason::StoreUnavailable, self.sets.whose(set), poll.at, points as u64);
+            }
+        }
+        self.row = row;
+    }
+
+    fn own_sets(&self, points: &[PointKey]) -> usize {
+        points.iter().filter_map(|key| self.points.get(key.0 as usize)).filter(|point| point.set.is_some()).count()
+    }
+
+    /// Readings of a message from a device's broker. `waits`: the message is acknowledged when they are safe.
+    pub fn handle_reading(
+        &mut self,
+        now: Mono,
+        key: PointKey,
+        at: Wall,
+        stamped_by: StampedBy,
+        mut sample: Sample,
+        waits: bool,
+        accepts: bool,
+        mut books: Books<'_>,
+    ) -> Fate {
+        let Some(point) = self.points.get(key.0 as usize) else { return Fate::Settled };
+        books.ledger.admitted += 1;
+        if !accepts {
+            lose(&mut books, Reason::StoreUnavailable, Whose::Point(point.id), at, 1);
+            return Fate::Settled;
+        }
+        point.mark.apply(&mut sample);
+        let fate = self.take(now, key, at, stamped_by, sample, &mut books);
+        if fate == Fate::Waiting {
+            self.events.unsealed += 1;
+            self.events.unacknowledged += u64::from(waits);
+        }
+        fate
+    }
+
+    /// Window, then deadband, of a marked sample. A group's cell was taken before.
+    fn take(
+        &mut self,
+        now: Mono,
+        key: PointKey,
+        at: Wall,
+        stamped_by: StampedBy,
+        sample: Sample,
+        books: &mut Books<'_>,
+    ) -> Fate {
+        let Some(point) = self.points.get_mut(key.0 as usize) else { return Fate::Settled };
+        if let Some((group, member)) = point.window
+            && let Some(member) =
+                self.windows.get_mut(group as usize).and_then(|group| group.members.get_mut(member as usize))
+        {
+            member.accumulator.add(now, &sample);
+        }
+        match point.raw {
+            Raw::Group => Fate::Waiting,
+            Raw::No => {
+                self.folded += 1;
+                match point.set {
+                    Some(set) => self.sets.fold(set, at),
+                    None => self.events.folded += 1,
+                }
+                Fate::Folded
+            }
+            Raw::Own => {
+                let sample = if batch::fits(&sample) { sample } else { batch::TOO_LONG };
+                if let Some(deadband) = &mut point.deadband {
+                    let real = match sample.value {
+                        Value::Bits(bits) => point.scale.real(point.ty, bits),
+                        Value::None | Value::Text(_) => None,
+                    };
+                    if deadband.admit(now, real, &sample) == Verdict::Withhold {
+                        books.ledger.filtered += 1;
+                        return Fate::Settled;
+                    }
+                }
+                let set = point.set;
+                let cell = books.batcher.cell(stamped_by, &sample);
+                self.push_event(now, key, at, stamped_by, cell, books);
+                if let Some(set) = set {
+                    self.sets.hold(set, at);
+                }
+                Fate::Waiting
+            }
+        }
+    }
+
+    /// Adds a row; if there is no room the oldest row of the group goes, counted.
+    fn push_row(
+        &mut self,
+        now: Mono,
+        key: GroupKey,
+        at: Wall,
+        row: &[Cell],
+        whose: Option<Whose>,
+        books: &mut Books<'_>,
+    ) {
+        while books.batcher.push_row(now, key, at, row).is_err() {
+            let Some((stamp, readings)) = books.batcher.pop_row(key) else { return };
+            let whose = whose.unwrap_or(Whose::Group(books.batcher.group_id(key)));
+            lose(books, books.overrun, whose, stamp, readings as u64);
+        }
+    }
+
+    fn push_event(
+        &mut self,
+        now: Mono,
+        key: PointKey,
+        at: Wall,
+        stamped_by: StampedBy,
+        cell: Cell,
+        books: &mut Books<'_>,
+    ) {
+        let reading = EventReading { point: key, at, status: cell.status, bits: cell.bits };
+        while books.batcher.push_event(now, stamped_by, reading).is_err() {
+            let Some(oldest) = books.batcher.pop_event(stamped_by) else { return };
+            let Some(point) = self.points.get(oldest.point.0 as usize) else { continue };
+            match point.set {
+                Some(set) => self.sets.drop_one(set),
+                None => {
+                    self.events.unsealed = self.events.unsealed.saturating_sub(1);
+                    self.events.unacknowledged = self.events.unacknowledged.min(self.events.unsealed);
+                }
+            }
+            lose(books, books.overrun, Whose::Point(point.id), oldest.at, 1);
+        }
+    }
+
+    /// The open batch of this kind was sealed.
+    pub fn sealed(&mut self, stamped_by: StampedBy, left: u64) {
+        if stamped_by == StampedBy::Agent {
+            self.sets.sealed();
+        }
+        self.events.unsealed = self.events.unsealed.min(left);
+        self.events.unacknowledged = self.events.unacknowledged.min(left);
+    }
+
+    /// When the next window closes.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.clocks.iter().map(WindowClock::deadline).min()
+    }
+
+    /// Closes the windows that are due.
+    pub fn close_windows(&mut self, now: Mono, wall: Wall, mut books: Books<'_>) {
+        for clock in 0..self.clocks.len() {
+            if let Some(closed) = self.clocks[clock].handle_close(now, wall) {
+                self.close_clock(now, clock, closed, &mut books);
+            }
+        }
+    }
+
+    /// A clean stop closes every window as PARTIAL.
+    pub fn stop_windows(&mut self, now: Mono, mut books: Books<'_>) {
+        for clock in 0..self.clocks.len() {
+            let closed = self.clocks[clock].handle_stop(now);
+            self.close_clock(now, clock, closed, &mut books);
+        }
+    }
+
+    /// The wall clock has stepped.
+    pub fn handle_step(&mut self) {
+        for clock in &mut self.clocks {
+            clock.handle_step();
+        }
+    }
+
+    fn close_clock(&mut self, now: Mono, clock: usize, closed: Closed, books: &mut Books<'_>) {
+        let mut row = core::mem::take(&mut self.row);
+        for index in 0..self.windows.len() {
+            let windows = &mut self.windows[index];
+            if windows.clock != clock {
+                continue;
+            }
+            if windows.on_arrival && windows.members.iter().all(|member| member.accumulator.readings() == 0) {
+                continue;
+            }
+            row.clear();
+            for member in &mut windows.members {
+                let folded =
+                    member.accumulator.close(closed.end, closed.partial, &member.stats, &mut |_, sample| {
+                        let bits = if let Value::Bits(bits) = sample.value { bits } else { 0 };
+                        row.push(Cell { status: sample.status, bits });
+                    });
+                let Some(point) = self.points.get(member.point.0 as usize) else { continue };
+                if point.raw != Raw::No {
+                    continue;
+                }
+                self.folded = self.folded.saturating_sub(folded);
+                books.ledger.filtered += folded;
+                match point.set {
+                    Some(set) => self.sets.unfold(set),
+                    None => self.events.folded = self.events.folded.saturating_sub(folded),
+                }
+            }
+            let key = windows.group;
+            books.ledger.admitted += row.len() as u64;
+            self.push_row(now, key, closed.at, &row, None, books);
+        }
+        self.row = row;
+    }
+}
+
+fn sample(outcome: &Outcome, index: usize) -> Sample {
+    match outcome {
+        Outcome::All(status) => Sample::bare(*status),
+        Outcome::Samples(samples) => samples.get(index).cloned().unwrap_or(Sample::bare(Status::TypeError)),
+    }
+}
+
+fn lose(books: &mut Books<'_>, reason: Reason, whose: Whose, at: Wall, readings: u64) {
+    books.ledger.lose(reason, readings);
+    books.losses.add_span(reason, whose, at, at, readings);
+}

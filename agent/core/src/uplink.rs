@@ -1,0 +1,700 @@
+//! The uplink: what may be sent, in which order, and what an answer means. A state machine over the spool.
+//!
+//! Stands between the spool and the broker. The spool drives retransmission, not the MQTT client (contract rule 5): a
+//! batch is handed out, and until an `Ack` covers it, it is handed out again. Nothing here holds the only copy of
+//! anything; bodies come from the disk each time.
+//!
+//! ```text
+//! Idle ──time──▶ Connecting ──connected──▶ Greeting ──Ack, or one ack timeout──▶ Open
+//!   ▲                 │                        │                                   │
+//!   └─────────────────┴──── lost, or no Ack for two ack timeouts: full jitter ─────┘
+//! ```
+//!
+//! *Greeting*: ONLINE went first; data waits for its Ack, so that a rolled-back spool is noticed before it publishes
+//! (rule 2). *Open*: batches up to the published mark go out, within the window; live ones first, the backlog with half
+//! of it (rules 6, 7).
+//!
+//! Limits: at most `window_batches` entries in flight, 64 measured ack times, 1,024 batches of a replay.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+use core::time::Duration;
+
+use tributary_proto::encode::{Body, Header, envelope};
+use tributary_proto::pb;
+use tributary_protocols::time::Mono;
+
+use crate::ledger::Ledger;
+use crate::losses::Losses;
+use crate::record::Head;
+use crate::spool::{How, Loading, Spool};
+use crate::store::{DirId, StoreCommand, StoreError};
+
+/// Least and greatest ack timeout (rule 5).
+const ACK_TIMEOUT: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(30));
+/// Greatest time between two sendings of a batch on one connection (rule 5).
+const RESEND_MAX: Duration = Duration::from_secs(300);
+/// While the receiver does not know our schema it is offered the oldest batch this often (rule 11).
+const TOO_NEW_RETRY: Duration = Duration::from_secs(300);
+/// A read that the disk could not do is tried again after this.
+const READ_RETRY: Duration = Duration::from_secs(1);
+/// Reads under way at once: bounds the bodies in memory.
+const READS: usize = 4;
+/// Batches a replay may ask for at once.
+const REPLAY: usize = 1_024;
+
+/// What frees a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AckMode {
+    /// The receiver's `Ack` after its database commit.
+    #[default]
+    Receiver,
+    /// The broker's PUBACK: for platforms that cannot answer.
+    Broker,
+}
+
+/// Which batches go first after an outage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// New ones; the backlog beside them.
+    #[default]
+    LiveFirst,
+    /// Strictly by age.
+    OldestFirst,
+}
+
+/// Settings of the uplink.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// What frees a batch.
+    pub ack: AckMode,
+    /// Which go first.
+    pub order: Order,
+    /// Greatest delay before a reconnect.
+    pub reconnect_max: Duration,
+    /// Batches that may be unacknowledged.
+    pub window_batches: usize,
+    /// Bytes that may be unacknowledged.
+    pub window_bytes: u64,
+    /// Bytes a second of backlog at the most; `None` = as the window allows.
+    pub backlog_rate: Option<u64>,
+}
+
+/// The topic, below `{prefix}/{site}/{agent}/`, with its rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    /// `data/l`, QoS 1.
+    Live,
+    /// `data/b`, QoS 1.
+    Backlog,
+    /// `cat`, QoS 1, retained.
+    Catalog,
+    /// `stat`, QoS 1, retained.
+    Status,
+}
+
+impl Channel {
+    /// The last levels of the topic.
+    #[must_use]
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Live => "data/l",
+            Self::Backlog => "data/b",
+            Self::Catalog => "cat",
+            Self::Status => "stat",
+        }
+    }
+
+    /// Whether the broker keeps the newest message.
+    #[must_use]
+    pub const fn retained(self) -> bool {
+        matches!(self, Self::Catalog | Self::Status)
+    }
+}
+
+/// A message for the broker, QoS 1.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// The batch it is, for a PUBACK in broker mode; 0 = none.
+    pub seq: u64,
+    /// Where it goes.
+    pub channel: Channel,
+    /// The serialized message.
+    pub payload: Vec<u8>,
+}
+
+impl core::fmt::Debug for Publish {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Publish({:?}, seq {}, {} B)", self.channel, self.seq, self.payload.len())
+    }
+}
+
+/// What an answer of the centre asks of the pipeline beyond the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// Nothing.
+    None,
+    /// The spool's identity is in doubt: begin a new epoch (rule 2).
+    NewEpoch(Doubt),
+}
+
+/// Why a new epoch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// The centre holds another body under one of our seqs.
+    Forked,
+    /// The centre acknowledged a seq that this spool never published.
+    AboveMark {
+        /// What it named.
+        seq: u64,
+        /// What was published at the most.
+        mark: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Idle { retry_at: Mono },
+    Connecting,
+    Greeting { until: Mono },
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Live,
+    Backlog,
+    /// Settled already: asked for by a replay.
+    Again,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    lane: Lane,
+    bytes: u64,
+    /// When it was handed out last; `None` while its body is being read.
+    sent: Option<Mono>,
+    due: Mono,
+    doublings: u32,
+    resent: bool,
+}
+
+/// What the uplink does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Dial the broker.
+    Connect,
+    /// Drop the connection: it makes no progress, or its will is out of date.
+    Abort,
+    /// Read a body.
+    Read(StoreCommand),
+    /// Publish the catalogue first.
+    Catalog,
+}
+
+/// The uplink.
+#[derive(Debug)]
+pub struct Uplink {
+    config: Config,
+    link: Link,
+    attempts: u32,
+    flight: BTreeMap<u64, Flight>,
+    reading: VecDeque<(DirId, u64, u64)>,
+    replay: VecDeque<u64>,
+    /// Seqs from here on are live; below is backlog.
+    live_from: u64,
+    next_live: u64,
+    next_backlog: u64,
+    window: Option<usize>,
+    pause_until: Mono,
+    read_at: Mono,
+    backlog_at: Mono,
+    hold_until: Option<Mono>,
+    ack_times: heapless::HistoryBuf<u32, 64>,
+    healthy: bool,
+    last_ack: Option<Mono>,
+    /// Since when batches are in flight without any Ack.
+    waiting_since: Option<Mono>,
+    catalog_sent: u32,
+    reconnects: u64,
+    abort: bool,
+}
+
+impl Uplink {
+    /// A disconnected uplink that dials at once.
+    #[must_use]
+    pub fn new(config: Config, now: Mono) -> Self {
+        Self {
+            config,
+            link: Link::Idle { retry_at: now },
+            attempts: 0,
+            flight: BTreeMap::new(),
+            reading: VecDeque::new(),
+            replay: VecDeque::new(),
+            live_from: 1,
+            next_live: 1,
+            next_backlog: 1,
+            window: None,
+            pause_until: now,
+            read_at: now,
+            backlog_at: now,
+            hold_until: None,
+            ack_times: heapless::HistoryBuf::new(),
+            healthy: false,
+            last_ack: None,
+            waiting_since: None,
+            catalog_sent: 0,
+            reconnects: 0,
+            abort: false,
+        }
+    }
+
+    /// Whether there is a connection.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        matches!(self.link, Link::Greeting { .. } | Link::Open)
+    }
+
+    /// Whether data may flow: a commit now may raise the published mark.
+    #[must_use]
+    pub fn open(&self) -> bool {
+        self.link == Link::Open
+    }
+
+    /// Whether an Ack came on this connection (rule 21).
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.healthy
+    }
+
+    /// When the last Ack came, on any connection.
+    #[must_use]
+    pub fn last_ack(&self) -> Option<Mono> {
+        self.last_ack
+    }
+
+    /// Connections made after the first.
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.reconnects.saturating_sub(1)
+    }
+
+    /// Batches handed out and not acknowledged.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flight.len()
+    }
+
+    /// Four times the slowest of the last 64 Acks (their 99th percentile by nearest rank), 4 s to 30 s (rule 5).
+    #[must_use]
+    pub fn ack_timeout(&self) -> Duration {
+        let slowest = self.ack_times.iter().max().copied().unwrap_or(0);
+        Duration::from_millis(u64::from(slowest) * 4).clamp(ACK_TIMEOUT.0, ACK_TIMEOUT.1)
+    }
+
+    /// The connection stands; ONLINE is being published.
+    pub fn handle_connected(&mut self, now: Mono, spool: &mut Spool) {
+        self.reconnects += 1;
+        self.catalog_sent = 0;
+        self.healthy = false;
+        self.window = None;
+        self.hold_until = None;
+        self.pause_until = now;
+        self.link = match self.config.ack {
+            AckMode::Receiver => Link::Greeting { until: now + self.ack_timeout() },
+            AckMode::Broker => Link::Open,
+        };
+        self.forget();
+        if self.open() {
+            self.begin(spool);
+        }
+    }
+
+    /// The connection is gone, or could not be made. Returns when it is tried again.
+    pub fn handle_disconnected(&mut self, now: Mono, rng: &mut fastrand::Rng) -> Mono {
+        let ceiling = Duration::from_secs(1).saturating_mul(1 << self.attempts.min(20)).min(self.config.reconnect_max);
+        self.attempts = self.attempts.saturating_add(1);
+        let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+        let retry_at = now + Duration::from_nanos(rng.u64(0..=nanos));
+        self.link = Link::Idle { retry_at };
+        self.healthy = false;
+        self.forget();
+        retry_at
+    }
+
+    fn forget(&mut self) {
+        self.flight.clear();
+        self.reading.clear();
+        self.replay.clear();
+        self.waiting_since = None;
+        self.abort = false;
+    }
+
+    /// A new epoch began: the connection is dropped, so that the will names it (rule 2).
+    pub fn handle_new_epoch(&mut self) {
+        self.forget();
+        self.abort = self.connected();
+    }
+
+    /// Everything unacknowledged is sent again, in order within each lane (rule 5); what comes after now is live.
+    fn begin(&mut self, spool: &mut Spool) {
+        self.live_from = spool.last_seq() + 1;
+        self.next_live = self.live_from;
+        self.next_backlog = 1;
+        spool.hurry();
+    }
+
+    /// When `poll` has something to do next.
+    #[must_use]
+    pub fn next_deadline(&self, spool: &Spool) -> Option<Mono> {
+        if self.abort {
+            return Some(Mono::ZERO);
+        }
+        match self.link {
+            Link::Idle { retry_at } => Some(retry_at),
+            Link::Connecting => None,
+            Link::Greeting { until } => Some(until),
+            Link::Open => {
+                let resend = self.flight.values().filter(|flight| flight.sent.is_some()).map(|flight| flight.due).min();
+                let stalled = self.waiting_since.map(|since| since + self.ack_timeout() * 2);
+                let send = self.sendable(spool).map(|(_, at)| at.max(self.gate()));
+                [resend.map(|at| at.max(self.gate())), stalled, send].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// Nothing is sent before this.
+    fn gate(&self) -> Mono {
+        self.pause_until.max(self.read_at).max(self.hold_until.unwrap_or(Mono::ZERO))
+    }
+
+    /// What to do at `now`, if anything.
+    pub fn poll(&mut self, now: Mono, spool: &mut Spool, catalog_rev: u32) -> Option<Step> {
+        if core::mem::take(&mut self.abort) {
+            return Some(Step::Abort);
+        }
+        match self.link {
+            Link::Idle { retry_at } if now >= retry_at => {
+                self.link = Link::Connecting;
+                Some(Step::Connect)
+            }
+            Link::Idle { .. } | Link::Connecting => None,
+            Link::Greeting { until } if now >= until => {
+                self.link = Link::Open;
+                self.begin(spool);
+                self.poll_open(now, spool, catalog_rev)
+            }
+            Link::Greeting { .. } => None,
+            Link::Open => self.poll_open(now, spool, catalog_rev),
+        }
+    }
+
+    fn poll_open(&mut self, now: Mono, spool: &mut Spool, catalog_rev: u32) -> Option<Step> {
+        if self.waiting_since.is_some_and(|since| now >= since + self.ack_timeout() * 2) {
+            self.waiting_since = None;
+            return Some(Step::Abort);
+        }
+        if now < self.gate() {
+            return None;
+        }
+        // Only what may be published counts: before the first commit of this connection nothing does.
+        if self.catalog_sent != catalog_rev && self.next(now, spool).is_some() {
+            self.catalog_sent = catalog_rev;
+            return Some(Step::Catalog);
+        }
+        while let Some((seq, lane)) = self.next(now, spool) {
+            match spool.place(seq) {
+                Err(Loading) => {
+                    // Asked again when the index is there.
+                    self.read_at = now + READ_RETRY;
+                    return None;
+                }
+                Ok(None) => self.advance(seq, lane),
+                Ok(Some(place)) => {
+                    self.advance(seq, lane);
+                    self.hand_out(now, seq, lane, u64::from(place.bytes));
+                    self.reading.push_back((place.dir, place.stored, seq));
+                    return Some(Step::Read(StoreCommand::Read { dir: place.dir, seq: place.stored }));
+                }
+            }
+        }
+        None
+    }
+
+    fn next(&self, now: Mono, spool: &Spool) -> Option<(u64, Lane)> {
+        let resend = self.flight.iter().find(|(_, flight)| flight.sent.is_some() && now >= flight.due);
+        if let Some((seq, flight)) = resend
+            && self.reading.len() < READS
+        {
+            return Some((*seq, flight.lane));
+        }
+        self.sendable(spool).filter(|(_, at)| now >= *at).map(|(next, _)| next)
+    }
+
+    /// The next batch that the window lets out, and from when on.
+    fn sendable(&self, spool: &Spool) -> Option<((u64, Lane), Mono)> {
+        if self.reading.len() >= READS || (self.hold_until.is_some() && !self.flight.is_empty()) {
+            return None;
+        }
+        let mark = spool.mark();
+        let live = spool.next_unsettled(self.next_live).filter(|seq| *seq <= mark);
+        let backlog = spool.next_unsettled(self.next_backlog).filter(|seq| *seq < self.live_from && *seq <= mark);
+        let now = Mono::ZERO;
+        if self.config.order == Order::OldestFirst {
+            return match backlog {
+                Some(seq) => self.lets(Lane::Backlog, 1).then_some(((seq, Lane::Backlog), self.backlog_at)),
+                None => live.filter(|_| self.lets(Lane::Live, 1)).map(|seq| ((seq, Lane::Live), now)),
+            };
+        }
+        if let Some(seq) = live.filter(|_| self.lets(Lane::Live, 1)) {
+            return Some(((seq, Lane::Live), now));
+        }
+        if let Some(seq) = backlog.filter(|_| self.lets(Lane::Backlog, 2)) {
+            return Some(((seq, Lane::Backlog), self.backlog_at));
+        }
+        let again = self.replay.front().filter(|_| self.lets(Lane::Again, 2));
+        again.map(|seq| ((*seq, Lane::Again), self.backlog_at))
+    }
+
+    /// Whether the window, or its `share`-th part for this lane, has room; one batch of each lane may always fly.
+    fn lets(&self, lane: Lane, share: usize) -> bool {
+        let of_lane = |flight: &&Flight| flight.lane == lane;
+        let batches = self.window.unwrap_or(self.config.window_batches).max(1);
+        if !self.flight.values().any(|flight| of_lane(&flight)) {
+            return true;
+        }
+        let all: (usize, u64) =
+            self.flight.values().fold((0, 0), |(count, bytes), flight| (count + 1, bytes + flight.bytes));
+        let mine: (usize, u64) = self
+            .flight
+            .values()
+            .filter(of_lane)
+            .fold((0, 0), |(count, bytes), flight| (count + 1, bytes + flight.bytes));
+        let room = |used: (usize, u64), part: usize| {
+            used.0 < batches.div_ceil(part) && used.1 < self.config.window_bytes / part as u64
+        };
+        room(all, 1) && room(mine, share)
+    }
+
+    fn advance(&mut self, seq: u64, lane: Lane) {
+        match lane {
+            Lane::Live => self.next_live = self.next_live.max(seq + 1),
+            Lane::Backlog => self.next_backlog = self.next_backlog.max(seq + 1),
+            Lane::Again => {
+                if self.replay.front() == Some(&seq) {
+                    self.replay.pop_front();
+                }
+            }
+        }
+    }
+
+    fn hand_out(&mut self, now: Mono, seq: u64, lane: Lane, bytes: u64) {
+        if let (Lane::Backlog | Lane::Again, Some(rate)) = (lane, self.config.backlog_rate) {
+            let millis = bytes.saturating_mul(1000) / rate.max(1);
+            self.backlog_at = self.backlog_at.max(now) + Duration::from_millis(millis);
+        }
+        let flight =
+            self.flight.entry(seq).or_insert(Flight { lane, bytes, sent: None, due: now, doublings: 0, resent: false });
+        if flight.sent.take().is_some() {
+            flight.doublings += 1;
+            flight.resent = true;
+        }
+    }
+
+    /// A body was read: the message to publish, if it is still wanted.
+    pub fn handle_read(
+        &mut self,
+        now: Mono,
+        dir: DirId,
+        stored: u64,
+        result: Result<Option<Vec<u8>>, StoreError>,
+        spool: &mut Spool,
+        ledger: &mut Ledger,
+        losses: &mut Losses,
+    ) -> Option<Publish> {
+        let at = self.reading.iter().position(|(d, s, _)| (*d, *s) == (dir, stored))?;
+        let (_, _, seq) = self.reading.remove(at)?;
+        let again = self.flight.get(&seq).is_some_and(|flight| flight.lane == Lane::Again);
+        if spool.is_settled(seq) && !again {
+            self.flight.remove(&seq);
+            return None;
+        }
+        let record = match result {
+            Ok(record) => record,
+            Err(StoreError::Damaged(_)) => None,
+            Err(_) => {
+                // The disk is away: the batch is still there. It is handed out again when the disk answers.
+                self.read_at = now + READ_RETRY;
+                let due = self.read_at;
+                if let Some(flight) = self.flight.get_mut(&seq) {
+                    (flight.sent, flight.due) = (Some(now), due);
+                }
+                return None;
+            }
+        };
+        let Some((head, body)) = record.as_deref().and_then(Head::split) else {
+            self.flight.remove(&seq);
+            let how = How::Lost(pb::loss::Reason::SpoolDamaged);
+            spool.settle(now, seq..=seq, how, ledger, losses);
+            return None;
+        };
+        let timeout = self.ack_timeout();
+        let flight = self.flight.get_mut(&seq)?;
+        let lane = flight.lane;
+        flight.sent = Some(now);
+        flight.due = now + timeout.saturating_mul(1 << flight.doublings.min(16)).min(RESEND_MAX);
+        if lane == Lane::Again {
+            self.flight.remove(&seq); // settled: nobody waits for its Ack
+        } else {
+            self.waiting_since.get_or_insert(now);
+        }
+        let renumbered = spool.place(seq).ok().flatten().map_or(0, |place| place.catalog_rev);
+        let header = Header {
+            epoch: spool.epoch(),
+            seq,
+            first_retained_seq: spool.first_retained().min(seq),
+            lane: if lane == Lane::Live { pb::Lane::Live } else { pb::Lane::Backlog },
+            catalog_rev: if renumbered == 0 { head.catalog_rev } else { renumbered },
+            readings: head.readings,
+        };
+        let body = Body { bytes: body.to_vec(), zstd: head.zstd, crc32c: head.body_crc32c };
+        let channel = if lane == Lane::Live { Channel::Live } else { Channel::Backlog };
+        Some(Publish { seq, channel, payload: envelope(&header, &body) })
+    }
+
+    /// An Ack of the receiver. `refused` is read before the rest (rule 8).
+    pub fn handle_ack(
+        &mut self,
+        now: Mono,
+        ack: &pb::Ack,
+        spool: &mut Spool,
+        ledger: &mut Ledger,
+        losses: &mut Losses,
+        rng: &mut fastrand::Rng,
+    ) -> Consequence {
+        if ack.epoch != spool.epoch() || !self.connected() {
+            return Consequence::None;
+        }
+        let highest = ack
+            .also
+            .iter()
+            .map(|range| range.last)
+            .chain(ack.refused.iter().copied())
+            .chain([ack.contiguous_seq])
+            .max()
+            .unwrap_or(0);
+        if highest > spool.published_mark() {
+            return Consequence::NewEpoch(Doubt::AboveMark { seq: highest, mark: spool.published_mark() });
+        }
+        if ack.verdict() == pb::Verdict::Forked {
+            return Consequence::NewEpoch(Doubt::Forked);
+        }
+        self.progress(now);
+        for seq in &ack.refused {
+            spool.refuse(now, *seq, ledger, losses);
+        }
+        self.settle(now, 1..=ack.contiguous_seq, spool, ledger, losses);
+        for range in &ack.also {
+            self.settle(now, range.first..=range.last, spool, ledger, losses);
+        }
+        self.flight.retain(|seq, _| !spool.is_settled(*seq));
+        self.window = usize::try_from(ack.window).ok().filter(|window| *window > 0);
+        if ack.pause_ms > 0 {
+            let jitter = rng.u32(0..=ack.pause_ms / 4 + 1);
+            self.pause_until = now + Duration::from_millis(u64::from(ack.pause_ms) + u64::from(jitter));
+        }
+        if ack.want_catalog_rev > 0 {
+            self.catalog_sent = 0;
+        }
+        self.hold_until = None;
+        if ack.verdict() == pb::Verdict::TooNew {
+            // Only the oldest is offered, again and again; the rest waits on disk.
+            self.hold_until = Some(now + TOO_NEW_RETRY);
+            self.forget();
+            (self.next_live, self.next_backlog, self.live_from) = (1, 1, 1);
+        }
+        self.waiting_since = if self.flight.is_empty() { None } else { Some(now.max(self.pause_until)) };
+        if matches!(self.link, Link::Greeting { .. }) {
+            self.link = Link::Open;
+            self.begin(spool);
+        }
+        Consequence::None
+    }
+
+    fn settle(
+        &mut self,
+        now: Mono,
+        range: RangeInclusive<u64>,
+        spool: &mut Spool,
+        ledger: &mut Ledger,
+        losses: &mut Losses,
+    ) {
+        if range.is_empty() {
+            return;
+        }
+        for (_, flight) in self.flight.range(range.clone()) {
+            if let (Some(sent), false) = (flight.sent, flight.resent) {
+                self.ack_times.write(u32::try_from(now.since(sent).as_millis()).unwrap_or(u32::MAX));
+            }
+        }
+        spool.settle(now, range, How::Delivered, ledger, losses);
+    }
+
+    /// Any sign of the centre resets back-off and resend timers.
+    fn progress(&mut self, now: Mono) {
+        self.healthy = true;
+        self.last_ack = Some(now);
+        self.attempts = 0;
+        let due = now + self.ack_timeout();
+        for flight in self.flight.values_mut().filter(|flight| flight.sent.is_some()) {
+            flight.doublings = 0;
+            flight.due = due;
+        }
+    }
+
+    /// The broker has the message of batch `seq`; in broker mode that frees it (rule 4).
+    pub fn handle_puback(
+        &mut self,
+        now: Mono,
+        seq: u64,
+        spool: &mut Spool,
+        ledger: &mut Ledger,
+        losses: &mut Losses,
+    ) {
+        if self.config.ack != AckMode::Broker || seq == 0 {
+            return;
+        }
+        self.progress(now);
+        self.settle(now, seq..=seq, spool, ledger, losses);
+        self.flight.remove(&seq);
+        self.waiting_since = if self.flight.is_empty() { None } else { Some(now) };
+    }
+
+    /// The centre wants the batches `range` again, as far as they are there. Returns what is not (rule 24).
+    pub fn handle_replay(&mut self, range: RangeInclusive<u64>, spool: &Spool) -> Vec<RangeInclusive<u64>> {
+        let gone = spool.not_retained(range.clone());
+        let settled = range
+            .take_while(|seq| *seq <= spool.durable())
+            .filter(|seq| spool.is_settled(*seq) && !gone.iter().any(|gap| gap.contains(seq)))
+            .take(REPLAY);
+        self.replay.extend(settled);
+        gone
+    }
+
+    /// The catalogue is to be published again before anything else.
+    pub fn want_catalog(&mut self) {
+        self.catalog_sent = 0;
+    }
+
+    /// The catalogue was published in this revision.
+    pub fn catalog_published(&mut self, rev: u32) {
+        self.catalog_sent = rev;
+    }
+
+    /// The revision last published on this connection; 0 = none.
+    #[must_use]
+    pub fn catalog_sent(&self) -> u32 {
+        self.catalog_sent
+    }
+}
