@@ -151,7 +151,10 @@ mod tests {
         row.saw_status(&status(State::Stopping, 7, 2_000, 9));
         assert!(!row.saw_status(&status(State::Online, 7, 1_000, 8)));
         assert_eq!(row.state, "stopping");
-        assert!(row.saw_status(&status(State::Online, 6, 1_000, 0)), "a new epoch may have a lower number and an older clock");
+        assert!(
+            row.saw_status(&status(State::Online, 6, 1_000, 0)),
+            "a new epoch may have a lower number and an older clock"
+        );
         row.saw_batch(7);
         assert_eq!(row.epoch, 6, "statuses decide, not late batches");
     }

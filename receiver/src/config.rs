@@ -99,7 +99,13 @@ impl Source<'_> {
             None => PathBuf::from(value.get_ref()),
             Some(name) => std::env::var_os("CREDENTIALS_DIRECTORY")
                 .map(|directory| PathBuf::from(directory).join(name))
-                .ok_or_else(|| self.error(at, key, "credential: needs $CREDENTIALS_DIRECTORY, which systemd sets by LoadCredential="))?,
+                .ok_or_else(|| {
+                    self.error(
+                        at,
+                        key,
+                        "credential: needs $CREDENTIALS_DIRECTORY, which systemd sets by LoadCredential=",
+                    )
+                })?,
         };
         std::fs::File::open(&path).map_err(|error| self.error(at, key, format!("{}: {error}", path.display())))?;
         Ok(Some(path))
@@ -118,9 +124,8 @@ impl Config {
         let place = || path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::new(place(), error.to_string()))?;
         let source = Source { path, text: &text };
-        let file = toml::from_str(&text).map_err(|error| {
-            source.error(error.span().map_or(0, |span| span.start), "", error.message().trim_end())
-        })?;
+        let file = toml::from_str(&text)
+            .map_err(|error| source.error(error.span().map_or(0, |span| span.start), "", error.message().trim_end()))?;
         Self::build(broker, store, &source, file)
     }
 
@@ -159,7 +164,10 @@ impl Config {
         let tls = match (secure, ca) {
             (true, Some(ca)) => Some(Tls { ca, client }),
             (true, None) => {
-                return Err(ConfigError::new("--broker", "mqtts:// needs ca in the file given by -c: the PEM file of whom to trust"));
+                return Err(ConfigError::new(
+                    "--broker",
+                    "mqtts:// needs ca in the file given by -c: the PEM file of whom to trust",
+                ));
             }
             (false, Some(_)) => return Err(source.error(at(&file.ca), "ca", "mqtt:// has no TLS; use mqtts://")),
             (false, None) if client.is_some() => {
@@ -213,7 +221,9 @@ fn broker_url(url: &str) -> Result<(String, u16, bool), ConfigError> {
                 1883
             }
         }
-        Some(port) => port.parse().ok().filter(|&port| port != 0).ok_or_else(|| wrong("the port must be 1 to 65535"))?,
+        Some(port) => {
+            port.parse().ok().filter(|&port| port != 0).ok_or_else(|| wrong("the port must be 1 to 65535"))?
+        }
         None => return Err(wrong("after ] only :PORT may follow")),
     };
     Ok((host.to_owned(), port, secure))
@@ -225,7 +235,10 @@ fn store_config(store: &str) -> Result<StoreConfig, ConfigError> {
         let path = PathBuf::from(path);
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if path.file_name().is_none() || path.is_dir() {
-            return Err(wrong(format!("{}: must be a file, like sqlite:/var/lib/tributary-receiver/centre.db", path.display())));
+            return Err(wrong(format!(
+                "{}: must be a file, like sqlite:/var/lib/tributary-receiver/centre.db",
+                path.display()
+            )));
         }
         if !directory.is_dir() {
             return Err(wrong(format!("the directory {} is not there; make it first", directory.display())));
@@ -257,17 +270,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("receiver.toml");
         std::fs::write(&path, text).unwrap();
-        Config::load(broker, "sqlite:x.db", Some(&path)).map_err(|error| ConfigError {
-            place: error.place.replace(&path.display().to_string(), "FILE"),
-            ..error
-        })
+        Config::load(broker, "sqlite:x.db", Some(&path))
+            .map_err(|error| ConfigError { place: error.place.replace(&path.display().to_string(), "FILE"), ..error })
     }
 
     #[test]
     fn the_defaults() {
         let config = Config::load("mqtt://broker.example", "sqlite:x.db", None).unwrap();
         assert_eq!((config.prefix.as_str(), config.group.as_str()), ("edge/v1", "tributary"));
-        assert_eq!((config.broker.host.as_str(), config.broker.port, config.broker.tls), ("broker.example", 1883, None));
+        assert_eq!(
+            (config.broker.host.as_str(), config.broker.port, config.broker.tls),
+            ("broker.example", 1883, None)
+        );
         assert_eq!(broker_url("mqtts://[::1]"), Ok(("::1".into(), 8883, true)));
         assert_eq!(broker_url("mqtt://10.0.0.1:99/"), Ok(("10.0.0.1".into(), 99, false)));
     }

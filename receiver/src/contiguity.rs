@@ -255,13 +255,17 @@ mod tests {
                 let is_final = |seq: u64| seq < retained || lost.contains(&seq);
                 let settled = |seq: u64| committed.contains(&seq) || refused.contains(&seq) || is_final(seq);
                 let contiguous = (1..).take_while(|&seq| settled(seq)).last().unwrap_or(0);
-                let gaps: Vec<u64> =
-                    (1..40).filter(|&seq| is_final(seq) && !committed.contains(&seq) && !refused.contains(&seq)).collect();
+                let gaps: Vec<u64> = (1..40)
+                    .filter(|&seq| is_final(seq) && !committed.contains(&seq) && !refused.contains(&seq))
+                    .collect();
                 assert_eq!(epoch.contiguous_seq(), contiguous, "seed {seed}");
                 assert_eq!(epoch.gaps().seqs_from(0).collect::<Vec<_>>(), gaps, "seed {seed}");
                 let ack = epoch.ack(1);
                 let covered = |seq: u64| ack.also.iter().any(|range| (range.first..=range.last).contains(&seq));
-                assert!((1..40).all(|seq| covered(seq) == (seq > contiguous && committed.contains(&seq))), "seed {seed}");
+                assert!(
+                    (1..40).all(|seq| covered(seq) == (seq > contiguous && committed.contains(&seq))),
+                    "seed {seed}"
+                );
                 let said: Vec<u64> = refused.iter().copied().filter(|&seq| seq >= retained).collect();
                 assert_eq!(ack.refused, said, "seed {seed}");
             }

@@ -29,8 +29,15 @@ pub const MAX_CATALOGS: usize = 4_096;
 #[derive(Debug, Default)]
 pub struct Intake {
     catalogs: HashMap<(AgentKey, u64), Arc<Catalog>>,
-    waiting: HashMap<(AgentKey, u64), Vec<(u64, u32, Bytes)>>,
+    waiting: HashMap<(AgentKey, u64), Vec<Held>>,
     waiting_bytes: usize,
+}
+
+/// A batch that waits.
+#[derive(Debug)]
+struct Held {
+    seq: u64,
+    message: Bytes,
 }
 
 impl Intake {
@@ -85,9 +92,9 @@ impl Intake {
             *at_hand = Arc::clone(&catalog);
         }
         let mut arrivals = vec![Arrival::Catalog(catalog)];
-        for (_, _, waited) in self.waiting.remove(&place).unwrap_or_default() {
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(waited.len());
-            arrivals.push(self.data(key, &waited));
+        for held in self.waiting.remove(&place).unwrap_or_default() {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(held.message.len());
+            arrivals.push(self.data(key, &held.message));
         }
         arrivals
     }
@@ -104,11 +111,13 @@ impl Intake {
             _ => {
                 let waiting = self.waiting.entry(place).or_default();
                 // Sent again while it waits: once is enough, the later sending knows more.
-                if let Some(held) = waiting.iter_mut().find(|held| held.0 == seq && held.2.len() == message.len()) {
-                    held.2 = message.clone();
+                if let Some(held) =
+                    waiting.iter_mut().find(|held| held.seq == seq && held.message.len() == message.len())
+                {
+                    held.message = message.clone();
                 } else if self.waiting_bytes + message.len() <= MAX_WAITING_BYTES {
                     self.waiting_bytes += message.len();
-                    waiting.push((seq, rev, message.clone()));
+                    waiting.push(Held { seq, message: message.clone() });
                 }
                 Arrival::Waiting { epoch, rev }
             }

@@ -217,7 +217,8 @@ pub fn settle(mut book: Book, arrivals: &[Arrival], now_ms: i64) -> Settled {
         }
     }
     settled.catalogs = catalogs.into_values().collect();
-    settled.acks = answers.iter().filter(|&(&epoch, _)| epoch != 0).map(|(&epoch, &answer)| ack(&book, epoch, answer)).collect();
+    settled.acks =
+        answers.iter().filter(|&(&epoch, _)| epoch != 0).map(|(&epoch, &answer)| ack(&book, epoch, answer)).collect();
     settled.epochs = changes(&before, &book.epochs);
     let facts = book.epochs.remove(&book.agent.epoch).unwrap_or_default();
     book.agent.contiguous_seq = facts.contiguous_seq();

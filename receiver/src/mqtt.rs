@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport, v5};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::timeout;
 
 use crate::config::Broker;
 use crate::tls;
@@ -111,9 +112,9 @@ impl Link {
     async fn subscribe(&self, filters: &[String]) {
         match self {
             Self::V4(client) => {
-                let filters = filters.iter().map(|filter| {
-                    rumqttc::SubscribeFilter::new(filter.clone(), rumqttc::QoS::AtLeastOnce)
-                });
+                let filters = filters
+                    .iter()
+                    .map(|filter| rumqttc::SubscribeFilter::new(filter.clone(), rumqttc::QoS::AtLeastOnce));
                 drop(client.subscribe_many(filters).await);
             }
             Self::V5(client) => {
@@ -170,7 +171,10 @@ impl LinkError {
             ),
             v5::ConnectionError::ConnectionRefused(code) => matches!(
                 code,
-                Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion | Code::ProtocolError | Code::MalformedPacket
+                Code::RefusedProtocolVersion
+                    | Code::UnsupportedProtocolVersion
+                    | Code::ProtocolError
+                    | Code::MalformedPacket
             ),
             v5::ConnectionError::Tls(_) => false,
             _ => true,
@@ -197,13 +201,18 @@ impl EventLoop {
             None => Transport::Tcp,
             Some(tls) => Transport::Tls(TlsConfiguration::Rustls(tls::client_config(tls)?)),
         };
-        let login = broker.login.as_ref().map(|(user, path)| password(path).map(|password| (user, password))).transpose()?;
+        let login =
+            broker.login.as_ref().map(|(user, path)| password(path).map(|password| (user, password))).transpose()?;
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         Ok(match version {
             Version::V4 => {
                 let mut options = rumqttc::MqttOptions::new(id, &broker.host, broker.port);
-                options.set_transport(transport).set_clean_session(true).set_manual_acks(true).set_keep_alive(KEEP_ALIVE);
+                options
+                    .set_transport(transport)
+                    .set_clean_session(true)
+                    .set_manual_acks(true)
+                    .set_keep_alive(KEEP_ALIVE);
                 options.set_max_packet_size(LONGEST_PACKET, MAX_PACKET as usize);
                 if let Some((user, password)) = login {
                     options.set_credentials(user, password);
@@ -265,8 +274,9 @@ impl EventLoop {
 
 /// The password in a file, without the line end.
 pub(crate) fn password(path: &std::path::Path) -> Result<String, crate::config::ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| crate::config::ConfigError::new(format!("password_file: {}", path.display()), error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        crate::config::ConfigError::new(format!("password_file: {}", path.display()), error.to_string())
+    })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -301,16 +311,23 @@ pub(crate) async fn run(
             error = session(Version::V4, &broker, &topics, &messages, &budget, &link, &mut up).await;
         }
         link.send_replace(None);
-        if matches!(error, LinkError::Ending) || messages.is_closed() {
+        if matches!(error, LinkError::Ending) {
             return;
         }
         tries = if up { 0 } else { tries.saturating_add(1) };
         let text = error.to_string();
         if up || text != said {
-            tracing::warn!(broker = broker.host, port = broker.port, error = text, "no connection to the broker; trying again");
+            tracing::warn!(
+                broker = broker.host,
+                port = broker.port,
+                error = text,
+                "no connection to the broker; trying again"
+            );
             said = text;
         }
-        tokio::time::sleep(backoff(tries)).await;
+        if timeout(backoff(tries), messages.closed()).await.is_ok() {
+            return;
+        }
     }
 }
 

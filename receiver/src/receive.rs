@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock::now_ms;
 use crate::config::{Config, ConfigError};
@@ -294,16 +294,13 @@ impl Committer {
     }
 
     /// Waits before the next try: 0.1 s · 2ⁿ up to 10 s, half of it by chance. Says so at the first, then every eighth time.
-    #[allow(clippy::disallowed_methods, reason = "back-off towards the database")]
     async fn wait(&mut self, error: &str, tries: &mut u32) -> Result<(), Stopped> {
-        if *tries % 8 == 0 {
+        if tries.is_multiple_of(8) {
             tracing::warn!(error, tries, "the database does not answer; trying again");
         }
         let most = Duration::from_millis(100).saturating_mul(1 << (*tries).min(7)).min(Duration::from_secs(10));
         *tries = tries.saturating_add(1);
-        tokio::select! {
-            () = sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)) => Ok(()),
-            _ = self.stopped.wait_for(|&stop| stop) => Err(Stopped),
-        }
+        let stop = timeout(most.mul_f64(0.5 + fastrand::f64() / 2.0), self.stopped.wait_for(|&stop| stop));
+        if stop.await.is_ok() { Err(Stopped) } else { Ok(()) }
     }
 }

@@ -154,6 +154,5 @@ pub fn events(delivery: &Delivery) -> impl Iterator<Item = EventRow<'_>> {
 /// The name of a `Point.Type`, in lower case.
 #[must_use]
 pub fn type_name(ty: i32) -> String {
-    pb::point::Type::try_from(ty)
-        .map_or_else(|_| format!("type_{ty}"), |ty| ty.as_str_name().to_ascii_lowercase())
+    pb::point::Type::try_from(ty).map_or_else(|_| format!("type_{ty}"), |ty| ty.as_str_name().to_ascii_lowercase())
 }

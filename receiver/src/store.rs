@@ -75,9 +75,9 @@ impl StoreError {
                 matches!(failure.code, Code::ConstraintViolation | Code::TooBig | Code::TypeMismatch)
             }
             // Classes 22 data exception, 23 integrity constraint violation, 54 program limit exceeded.
-            Self::Postgres(error) => error.code().is_some_and(|state| {
-                ["22", "23", "54"].iter().any(|class| state.code().starts_with(class))
-            }),
+            Self::Postgres(error) => {
+                error.code().is_some_and(|state| ["22", "23", "54"].iter().any(|class| state.code().starts_with(class)))
+            }
             _ => false,
         }
     }
@@ -86,9 +86,9 @@ impl StoreError {
 /// A database that is open, or that will be when it answers.
 pub enum Store {
     /// SQLite.
-    Sqlite(Sqlite),
+    Sqlite(Box<Sqlite>),
     /// PostgreSQL.
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Store {
@@ -98,8 +98,8 @@ impl Store {
     /// If the file cannot be opened, or is no database.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         Ok(match config {
-            StoreConfig::Sqlite(path) => Self::Sqlite(Sqlite::open(path)?),
-            StoreConfig::Postgres(config) => Self::Postgres(Postgres::new(config.as_ref().clone())),
+            StoreConfig::Sqlite(path) => Self::Sqlite(Box::new(Sqlite::open(path)?)),
+            StoreConfig::Postgres(config) => Self::Postgres(Box::new(Postgres::new(config.as_ref().clone()))),
         })
     }
 

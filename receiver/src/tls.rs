@@ -15,7 +15,8 @@ use crate::config::{ConfigError, Tls};
 /// # Errors
 /// If a file is not the PEM it should be, or certificate and key do not fit.
 pub(crate) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, ConfigError> {
-    let wrong = |key: &str, path: &Path, message: String| ConfigError::new(format!("{key}: {}", path.display()), message);
+    let wrong =
+        |key: &str, path: &Path, message: String| ConfigError::new(format!("{key}: {}", path.display()), message);
     let mut roots = RootCertStore::empty();
     for certificate in certificates("ca", &tls.ca)? {
         roots.add(certificate).map_err(|error| wrong("ca", &tls.ca, error.to_string()))?;
@@ -26,8 +27,10 @@ pub(crate) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, ConfigError>
         .with_root_certificates(roots);
     let Some((cert, key)) = &tls.client else { return Ok(Arc::new(builder.with_no_client_auth())) };
     let chain = certificates("cert", cert)?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("key", key, format!("no private key: {error}")))?;
-    let config = builder.with_client_auth_cert(chain, secret).map_err(|error| wrong("cert", cert, error.to_string()))?;
+    let secret =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("key", key, format!("no private key: {error}")))?;
+    let config =
+        builder.with_client_auth_cert(chain, secret).map_err(|error| wrong("cert", cert, error.to_string()))?;
     Ok(Arc::new(config))
 }
 

@@ -80,7 +80,15 @@ mod tests {
         assert_eq!(kind("edge/v1/s/a/cat"), Some(Kind::Catalog));
         assert_eq!(kind("edge/v1/s/a/stat"), Some(Kind::Status));
         let long = format!("edge/v1/s/{}/stat", "a".repeat(65));
-        for topic in ["edge/v1/s/a/ack", "edge/v1/s/a/data", "edge/v1/s/a/data/l/x", "edge/v1/s.x/a/cat", "edge/v1//a/cat", "edge/v1x/s/a/cat", &long] {
+        for topic in [
+            "edge/v1/s/a/ack",
+            "edge/v1/s/a/data",
+            "edge/v1/s/a/data/l/x",
+            "edge/v1/s.x/a/cat",
+            "edge/v1//a/cat",
+            "edge/v1x/s/a/cat",
+            &long,
+        ] {
             assert_eq!(kind(topic), None, "{topic}");
         }
     }

@@ -122,7 +122,9 @@ impl Agent {
             loop {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::SubAck(_))) => drop(ready.take().map(|ready| ready.send(()))),
-                    Ok(Event::Incoming(Packet::Publish(publish))) => drop(out.send(pb::Ack::decode(publish.payload).unwrap())),
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        drop(out.send(pb::Ack::decode(publish.payload).unwrap()))
+                    }
                     Ok(_) => {}
                     Err(_) => return,
                 }
@@ -244,7 +246,9 @@ async fn two_receivers_share_the_data() {
     let send = async |agents: &mut Vec<Agent>, seqs: std::ops::RangeInclusive<u64>| {
         for agent in &mut *agents {
             for seq in seqs.clone() {
-                agent.publish("data/l", false, batch(EPOCH, seq, 1, &temperatures(seq.cast_signed() * 1_000, &[1]))).await;
+                agent
+                    .publish("data/l", false, batch(EPOCH, seq, 1, &temperatures(seq.cast_signed() * 1_000, &[1])))
+                    .await;
             }
         }
         for agent in agents {

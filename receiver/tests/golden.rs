@@ -68,8 +68,17 @@ fn wanted(reading: &Value, statuses: &BTreeMap<&str, i64>) -> String {
 #[tokio::test]
 async fn every_vector_comes_out_of_sqlite_as_it_should() {
     let codes = [
-        ("GOOD", 0), ("UNCERTAIN", 1), ("STALE", 2), ("SUBSTITUTED", 3), ("OUT_OF_RANGE", 4), ("PARTIAL", 5),
-        ("COMM_FAIL", 16), ("DEVICE_ERROR", 17), ("OUT_OF_SERVICE", 18), ("NOT_CONFIGURED", 19), ("TYPE_ERROR", 20),
+        ("GOOD", 0),
+        ("UNCERTAIN", 1),
+        ("STALE", 2),
+        ("SUBSTITUTED", 3),
+        ("OUT_OF_RANGE", 4),
+        ("PARTIAL", 5),
+        ("COMM_FAIL", 16),
+        ("DEVICE_ERROR", 17),
+        ("OUT_OF_SERVICE", 18),
+        ("NOT_CONFIGURED", 19),
+        ("TYPE_ERROR", 20),
     ];
     let statuses = BTreeMap::from(codes);
     for message in ["plant.catalog-message.bin", "plant-rev3.catalog-message.bin"] {
@@ -86,7 +95,9 @@ async fn every_vector_comes_out_of_sqlite_as_it_should() {
         assert_eq!((acks[0].1.contiguous_seq, acks[0].1.refused.len()), (vectors.len() as u64, 0));
         for (seq, name) in (1..).zip(&vectors) {
             let rows = database
-                .rows(&format!("SELECT at_ms, status, value_num, value_int, value_text FROM reading WHERE seq = {seq} ORDER BY idx"))
+                .rows(&format!(
+                    "SELECT at_ms, status, value_num, value_int, value_text FROM reading WHERE seq = {seq} ORDER BY idx"
+                ))
                 .await;
             let vector = json(&format!("{name}.json"));
             let readings = vector["readings"].as_array().unwrap();

@@ -29,10 +29,12 @@ fn key(agent_number: u64) -> AgentKey {
 /// What an agent sent: (epoch, seq) and message. All of both epochs; seq 7 of the first never arrives, and is known to be
 /// lost from seq 40 on.
 fn sent(agent_number: u64) -> Vec<Bytes> {
-    let body = |seq: u64| temperatures((agent_number * 1_000_000 + seq * 10_000).cast_signed(), &[seq.cast_signed(), -1]);
+    let body =
+        |seq: u64| temperatures((agent_number * 1_000_000 + seq * 10_000).cast_signed(), &[seq.cast_signed(), -1]);
     let first = |seq| if seq < 40 { 1 } else { 8 };
     let old = (1..=BATCHES).filter(|&seq| seq != 7).map(|seq| batch(EPOCH, seq, first(seq), &body(seq)));
-    let renumbered = (1..=BATCHES).filter(|&seq| seq != 7).zip(1..).map(|(seq, number)| batch(NEXT, number, 1, &body(seq)));
+    let renumbered =
+        (1..=BATCHES).filter(|&seq| seq != 7).zip(1..).map(|(seq, number)| batch(NEXT, number, 1, &body(seq)));
     old.chain(renumbered).collect()
 }
 
@@ -47,9 +49,8 @@ fn receive(config: &StoreConfig, seed: u64) -> Result<Vec<(AgentKey, pb::Ack)>, 
             messages.extend(sent(number).into_iter().map(|message| (number, Kind::Data, message)));
         }
         random.shuffle(&mut messages);
-        let catalogs = (0..AGENTS).flat_map(|number| {
-            [EPOCH, NEXT].map(|epoch| (number, Kind::Catalog, catalog(epoch, 1)))
-        });
+        let catalogs =
+            (0..AGENTS).flat_map(|number| [EPOCH, NEXT].map(|epoch| (number, Kind::Catalog, catalog(epoch, 1))));
         messages.splice(0..0, catalogs);
         let (mut said, mut rest) = (Vec::new(), &messages[..]);
         while !rest.is_empty() {
@@ -72,14 +73,24 @@ async fn receivers_agree_whatever_comes_to_whom_and_when() {
     let database = Database::postgres().await;
     let config = database.config();
     let said: Vec<(AgentKey, pb::Ack)> = std::thread::scope(|scope| {
-        let receivers: Vec<_> = (0..RECEIVERS).map(|seed| scope.spawn({ let config = &config; move || receive(config, seed) })).collect();
+        let receivers: Vec<_> = (0..RECEIVERS)
+            .map(|seed| {
+                scope.spawn({
+                    let config = &config;
+                    move || receive(config, seed)
+                })
+            })
+            .collect();
         receivers.into_iter().flat_map(|receiver| receiver.join().unwrap().unwrap()).collect()
     });
     let arrived = AGENTS * (BATCHES - 1);
     assert_eq!(database.one("SELECT count(*) FROM reading").await, (2 * arrived).to_string(), "each reading once");
     let twice = "SELECT count(*) FROM (SELECT agent, at_ms, value_int FROM reading GROUP BY 1, 2, 3 HAVING count(*) > 1) AS twice";
     assert_eq!(database.one(twice).await, "0");
-    assert_eq!(database.one("SELECT count(*), sum(readings) FROM batch").await, format!("{}|{}", 2 * arrived, 2 * arrived));
+    assert_eq!(
+        database.one("SELECT count(*), sum(readings) FROM batch").await,
+        format!("{}|{}", 2 * arrived, 2 * arrived)
+    );
     assert_eq!(database.one("SELECT count(*) FROM batch WHERE original_seq IS NOT NULL").await, arrived.to_string());
     let gaps = database.rows("SELECT DISTINCT epoch, first_seq, last_seq FROM gap").await;
     assert_eq!(gaps, [format!("{EPOCH}|7|7")]);
@@ -138,7 +149,14 @@ async fn receivers_agree_on_one_sqlite_file() {
     let config = database.config();
     drop(database.open());
     std::thread::scope(|scope| {
-        let receivers: Vec<_> = (0..2).map(|seed| scope.spawn({ let config = &config; move || receive(config, seed) })).collect();
+        let receivers: Vec<_> = (0..2)
+            .map(|seed| {
+                scope.spawn({
+                    let config = &config;
+                    move || receive(config, seed)
+                })
+            })
+            .collect();
         receivers.into_iter().for_each(|receiver| drop(receiver.join().unwrap().unwrap()));
     });
     let arrived = AGENTS * (BATCHES - 1);

@@ -105,13 +105,15 @@ async fn readings_get_their_names_and_their_scale(database: Database) {
             format!("{name}|12|press|mode||1700000000000|0|1|1|-"),
         ]
     );
-    let batch = database.one("SELECT epoch, seq, readings, received_at, length(body), length(body_hash) FROM batch").await;
+    let batch =
+        database.one("SELECT epoch, seq, readings, received_at, length(body), length(body_hash) FROM batch").await;
     let body = pb::Envelope::decode(&golden("01-group.bin")[..]).unwrap().body;
     let Some(pb::envelope::Body::Plain(body)) = body else { panic!("plain") };
     assert_eq!(batch, format!("7130316800001398101|1|16|1700000005000|{}|32", body.len()));
     let point = database.one("SELECT device, point, statistic, path, unit, type, exponent, factor, bias, description, first_rev FROM point WHERE id = 1").await;
     assert_eq!(point, "press|temperature||plant/north/hall/line1/press|Cel|int|-1|0|0||1");
-    let row = database.one("SELECT site, agent, epoch, state, last_seq, first_retained_seq, contiguous_seq FROM agent").await;
+    let row =
+        database.one("SELECT site, agent, epoch, state, last_seq, first_retained_seq, contiguous_seq FROM agent").await;
     assert_eq!(row, "plant-1|gw-1|7130316800001398101||1|1|1");
 }
 
@@ -160,7 +162,14 @@ async fn another_body_under_the_same_seq_is_a_fork(database: Database) {
 async fn bodies_renumbered_in_a_new_epoch_are_settled_without_readings(database: Database) {
     let mut receiver = Receiver::new(&database);
     receiver.receive(&[(Kind::Catalog, catalog(EPOCH, 1)), (Kind::Catalog, catalog(EPOCH + 7, 1))]).await;
-    let named = pb::Loss { reason: Reason::SpoolFull.into(), first_seq: 3, last_seq: 4, readings: 9, epoch: EPOCH, ..Default::default() };
+    let named = pb::Loss {
+        reason: Reason::SpoolFull.into(),
+        first_seq: 3,
+        last_seq: 4,
+        readings: 9,
+        epoch: EPOCH,
+        ..Default::default()
+    };
     let bodies = [temperatures(0, &[1]), load(1_000, &[2], vec![named], vec![]), temperatures(2_000, &[4])];
     receiver.data(batch(EPOCH, 1, 1, &bodies[0])).await;
     receiver.data(batch(EPOCH, 2, 1, &bodies[1])).await;
@@ -170,7 +179,9 @@ async fn bodies_renumbered_in_a_new_epoch_are_settled_without_readings(database:
     }
     assert_eq!(database.one("SELECT count(*), sum(value_int) FROM reading").await, "3|7");
     assert_eq!(database.one("SELECT count(*), sum(readings) FROM loss").await, "1|9", "a loss is not said twice");
-    let rows = database.rows(&format!("SELECT seq, readings, original_seq FROM batch WHERE epoch = {} ORDER BY seq", EPOCH + 7)).await;
+    let rows = database
+        .rows(&format!("SELECT seq, readings, original_seq FROM batch WHERE epoch = {} ORDER BY seq", EPOCH + 7))
+        .await;
     assert_eq!(rows, ["1|0|1", "2|0|2", "3|1|-"]);
     assert_eq!(database.one("SELECT epoch, contiguous_seq FROM agent").await, format!("{}|3", EPOCH + 7));
     // The other way round: the old numbers arrive last.
@@ -195,7 +206,8 @@ async fn equal_bodies_of_one_epoch_are_two_batches(database: Database) {
         receiver.data(batch(EPOCH + 7, seq, 1, body)).await;
     }
     assert_eq!(database.one("SELECT count(*) FROM reading").await, "3");
-    let rows = database.rows(&format!("SELECT seq, original_seq FROM batch WHERE epoch = {} ORDER BY seq", EPOCH + 7)).await;
+    let rows =
+        database.rows(&format!("SELECT seq, original_seq FROM batch WHERE epoch = {} ORDER BY seq", EPOCH + 7)).await;
     assert_eq!(rows, ["1|1", "2|2", "3|-", "4|-"], "an empty body proves nothing");
 }
 
@@ -237,7 +249,11 @@ async fn a_damaged_batch_is_set_aside_and_stays_refused(database: Database) {
     assert_eq!(said(&ack), (2, vec![], &[2][..], Verdict::BadPayload));
     let ack = receiver.data(damaged).await;
     assert_eq!(said(&ack), (2, vec![], &[2][..], Verdict::BadPayload));
-    assert_eq!(database.one("SELECT epoch, seq, reason FROM quarantine").await, format!("{EPOCH}|2|bad_payload"), "once");
+    assert_eq!(
+        database.one("SELECT epoch, seq, reason FROM quarantine").await,
+        format!("{EPOCH}|2|bad_payload"),
+        "once"
+    );
     let ack = receiver.data(batch(EPOCH, 3, 1, &temperatures(0, &[3]))).await;
     assert_eq!(said(&ack), (3, vec![], &[2][..], Verdict::Ok), "repeated while retained, and no block");
     let ack = receiver.data(batch(EPOCH, 2, 1, &temperatures(0, &[2]))).await;
@@ -342,10 +358,10 @@ async fn losses_and_events_become_rows(database: Database) {
     assert_eq!(events[2], "2|-|-|clock.step|0|500||-|-86400000|-|0");
     assert_eq!(events[3], "3|press|running|state|0|1||-|0|-|0");
     assert_eq!(events[4], "4|press|recipe|recipe.changed|0|1||-|-||0");
-    assert_eq!(database.rows("SELECT epoch, first_seq, last_seq FROM gap ORDER BY 1, 2").await, [
-        "7129954412137196202|118|120".to_owned(),
-        format!("{EPOCH}|1|5"),
-    ]);
+    assert_eq!(
+        database.rows("SELECT epoch, first_seq, last_seq FROM gap ORDER BY 1, 2").await,
+        ["7129954412137196202|118|120".to_owned(), format!("{EPOCH}|1|5"),]
+    );
 }
 
 async fn odd_text_and_odd_numbers_go_in(database: Database) {
@@ -354,7 +370,12 @@ async fn odd_text_and_odd_numbers_go_in(database: Database) {
     content.points[0].unit = "a\0b".into();
     content.points[0].factor = f64::NAN;
     content.points[1].bias = f64::INFINITY;
-    let event = pb::Event { code: "x\0y".into(), text: "\0".into(), value: Some(pb::event::Value::Number(f64::NAN)), ..Default::default() };
+    let event = pb::Event {
+        code: "x\0y".into(),
+        text: "\0".into(),
+        value: Some(pb::event::Value::Number(f64::NAN)),
+        ..Default::default()
+    };
     let body = load(0, &[7], vec![], vec![event]);
     let acks = receiver
         .receive(&[

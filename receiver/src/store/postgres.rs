@@ -259,7 +259,8 @@ async fn books(tx: &Transaction<'_>, sql: &Statements, group: &Group) -> Result<
         books.push(Book { agent: agent(&row)?, ..Book::default() });
     }
     // From here on statements run under all the locks, each with a snapshot younger than them (READ COMMITTED).
-    let loads = group.iter().zip(&mut books).map(async |((key, arrivals), book)| load(tx, sql, key, arrivals, book).await);
+    let loads =
+        group.iter().zip(&mut books).map(async |((key, arrivals), book)| load(tx, sql, key, arrivals, book).await);
     try_join_all(loads).await?;
     Ok(books)
 }
@@ -457,7 +458,9 @@ async fn write_catalogs(
     settled: &[(&AgentKey, Settled)],
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    for (key, catalog) in settled.iter().flat_map(|(key, done)| done.catalogs.iter().map(move |catalog| (*key, catalog))) {
+    for (key, catalog) in
+        settled.iter().flat_map(|(key, done)| done.catalogs.iter().map(move |catalog| (*key, catalog)))
+    {
         let (epoch, rev) = (bits(catalog.epoch), i64::from(catalog.rev));
         let row = params![&key.site, &key.agent, epoch, rev, now_ms, &catalog.message[..]];
         if tx.execute_raw(&sql.catalog, row).await? == 0 {

@@ -167,17 +167,19 @@ fn write(tx: &Transaction<'_>, key: &AgentKey, settled: &Settled, now_ms: i64) -
     }
     for set_aside in &settled.quarantined {
         let hash: [u8; 32] = Sha256::digest(&set_aside.message).into();
-        tx.prepare_cached("INSERT OR IGNORE INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(params![
-            key.site,
-            key.agent,
-            bits(set_aside.epoch),
-            bits(set_aside.seq),
-            set_aside.cause.name(),
-            now_ms,
-            &set_aside.message[..],
-            set_aside.detail,
-            hash,
-        ])?;
+        tx.prepare_cached("INSERT OR IGNORE INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+            params![
+                key.site,
+                key.agent,
+                bits(set_aside.epoch),
+                bits(set_aside.seq),
+                set_aside.cause.name(),
+                now_ms,
+                &set_aside.message[..],
+                set_aside.detail,
+                hash,
+            ],
+        )?;
     }
     for change in &settled.epochs {
         write_epoch(tx, key, change)?;

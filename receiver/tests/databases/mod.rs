@@ -7,12 +7,11 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use tributary_receiver::Config;
 use tributary_receiver::store::{Store, StoreConfig};
@@ -33,8 +32,9 @@ impl Database {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = server();
         let name = format!("centre_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let (client, connection) =
-            tokio_postgres::connect(&url(server, "postgres"), tokio_postgres::NoTls).await.expect("the test's PostgreSQL");
+        let (client, connection) = tokio_postgres::connect(&url(server, "postgres"), tokio_postgres::NoTls)
+            .await
+            .expect("the test's PostgreSQL");
         tokio::spawn(connection);
         client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("CREATE DATABASE");
         Self::Postgres(url(server, &name))
@@ -61,7 +61,8 @@ impl Database {
         match self {
             Self::Sqlite(directory) => sqlite_rows(&directory.path().join("centre.db"), sql),
             Self::Postgres(url) => {
-                let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL");
+                let (client, connection) =
+                    tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("PostgreSQL");
                 tokio::spawn(connection);
                 let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
                 let rows = messages.iter().filter_map(|message| match message {
@@ -134,31 +135,21 @@ fn server() -> &'static Path {
         }
         let script = format!(
             "cd '{directory}'
-             {become_postgres} '{initdb}' -D '{data}' -U postgres -A trust -N --no-instructions -E UTF8 --locale C >initdb.log 2>&1 || exit 1
-             {become_postgres} '{postgres}' -D '{data}' -k '{directory}' -c listen_addresses= -c fsync=off >server.log 2>&1 & server=$!
-             read end
-             kill -QUIT $server; wait $server; cd /; rm -rf '{directory}'",
+             {become_postgres} '{initdb}' -D '{data}' -U postgres -A trust -N --no-instructions -E UTF8 --locale C >initdb.log 2>&1 &&
+             {become_postgres} '{pg_ctl}' -D '{data}' -l server.log -o \"-k '{directory}' -c listen_addresses= -c fsync=off\" start >/dev/null &&
+             echo ready && {{ read end; true; }} || cat initdb.log server.log >&2
+             {become_postgres} '{pg_ctl}' -D '{data}' -m immediate stop >/dev/null; cd /; rm -rf '{directory}'",
             directory = directory.display(),
             data = data.display(),
             initdb = program("initdb").display(),
-            postgres = program("postgres").display(),
+            pg_ctl = program("pg_ctl").display(),
         );
-        let mut shell = Command::new("sh").arg("-c").arg(script).stdin(Stdio::piped()).spawn().expect("sh");
-        let mut input = shell.stdin.take().expect("its input");
-        input.flush().expect("a pipe");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let ready = program("pg_isready");
-        while !Command::new(&ready).args(["-q", "-h"]).arg(&directory).status().is_ok_and(|status| status.success()) {
-            let log = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
-            let ended = shell.try_wait().ok().flatten();
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "PostgreSQL does not start: {}{}",
-                log("initdb.log"),
-                log("server.log")
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut shell = Command::new("sh");
+        let mut shell = shell.arg("-c").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh");
+        let input = shell.stdin.take().expect("its input");
+        let mut said = String::new();
+        BufReader::new(shell.stdout.take().expect("its output")).read_line(&mut said).expect("a line");
+        assert_eq!(said, "ready\n", "PostgreSQL does not start; its log is above");
         (directory, shell, input)
     });
     directory
