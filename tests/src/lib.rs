@@ -14,3 +14,12 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod store;
+
+/// The seed of a test: `TRIBUTARY_SEED`, which `tests/soak` sets anew each round, else the test's own. Printed, so that a
+/// failure can be played again.
+#[must_use]
+pub fn seed(own: u64) -> u64 {
+    let seed = std::env::var("TRIBUTARY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(own);
+    println!("TRIBUTARY_SEED={seed}");
+    seed
+}

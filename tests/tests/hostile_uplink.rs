@@ -13,6 +13,7 @@ use tributary_tests::hostile_broker::{self, ConnectFault, HostileBroker};
 use tributary_tests::hostile_receiver::{self, HostileReceiver, law_holds};
 use tributary_tests::modbus_device::{Registers, Simulator};
 use tributary_tests::process::eventually;
+use tributary_tests::seed;
 
 const SEED: u64 = 20_250_818;
 /// How many counts must be at the centre before an agent may stop.
@@ -117,12 +118,13 @@ async fn run(mut lines: Vec<Line>) -> Result<(), Wrong> {
 
 #[tokio::test]
 async fn live_acks_of_the_broker_cannot_be_trusted() -> Result<(), Wrong> {
-    println!("seed {SEED}");
+    let seed = seed(SEED);
     let folder = tempfile::tempdir()?;
     let mut lines = Vec::new();
     for (number, fault) in (0..).zip(hostile_broker::AckFault::ALL) {
         let honest = hostile_broker::Plan::honest();
-        let plan = hostile_broker::Plan { seed: SEED + number, acks: vec![fault], ack_percent: 5, ..honest };
+        let plan =
+            hostile_broker::Plan { seed: seed.wrapping_add(number), acks: vec![fault], ack_percent: 5, ..honest };
         let name = format!("puback-{fault:?}");
         lines.push(Line::start(folder.path(), &name, plan, hostile_receiver::Plan::honest()).await?);
     }
@@ -131,13 +133,13 @@ async fn live_acks_of_the_broker_cannot_be_trusted() -> Result<(), Wrong> {
 
 #[tokio::test]
 async fn live_connections_come_late_or_wrong() -> Result<(), Wrong> {
-    println!("seed {SEED}");
+    let seed = seed(SEED);
     let folder = tempfile::tempdir()?;
     let mut lines = Vec::new();
     for (number, fault) in (0..).zip(ConnectFault::ALL) {
         // The connections die often enough to meet the fault.
         let plan = hostile_broker::Plan {
-            seed: SEED + number,
+            seed: seed.wrapping_add(number),
             acks: vec![hostile_broker::AckFault::ResetAfter],
             ack_percent: 5,
             connects: vec![fault],
@@ -152,12 +154,12 @@ async fn live_connections_come_late_or_wrong() -> Result<(), Wrong> {
 
 #[tokio::test]
 async fn live_acks_of_the_receiver_come_late_or_wrong() -> Result<(), Wrong> {
-    println!("seed {SEED}");
+    let seed = seed(SEED);
     let folder = tempfile::tempdir()?;
     let mut lines = Vec::new();
     for (number, fault) in (0..).zip(hostile_receiver::AckFault::ALL) {
         let honest = hostile_receiver::Plan::honest();
-        let plan = hostile_receiver::Plan { seed: SEED + number, acks: vec![fault], percent: 30, ..honest };
+        let plan = hostile_receiver::Plan { seed: seed.wrapping_add(number), acks: vec![fault], percent: 30, ..honest };
         let name = format!("ack-{fault:?}");
         lines.push(Line::start(folder.path(), &name, hostile_broker::Plan::honest(), plan).await?);
     }
