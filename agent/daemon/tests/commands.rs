@@ -99,6 +99,32 @@ fn status_without_an_agent_ends_with_1() {
 }
 
 #[test]
+fn status_asks_the_running_agent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("agent.toml");
+    std::fs::write(
+        &file,
+        "[agent]\nsite = \"s\"\nid = \"a\"\nstate_dir = \".\"\n[uplink]\nurl = \"mqtt://127.0.0.1\"\n",
+    )
+    .expect("written");
+    let listener = std::os::unix::net::UnixListener::bind(dir.path().join("status.sock")).expect("bound");
+    let agent = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a client comes");
+            let status = r#"{ "state": "online", "site": "s", "agent": "a", "ledger": { "admitted": 3, "held": 3 } }"#;
+            std::io::Write::write_all(&mut stream, status.as_bytes()).expect("the client listens");
+        }
+    });
+    let output = tributary(&["status", "--json", "-c", &file.display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&json["state"], &json["ledger"]["held"]), (&"online".into(), &3.into()));
+    let output = tributary(&["status", "-c", &file.display().to_string()]);
+    assert!(text(&output.stdout).contains("3 admitted = 0 delivered + 3 held + 0 filtered + 0 lost\n"));
+    agent.join().expect("both were answered");
+}
+
+#[test]
 fn version_and_wrong_arguments() {
     let output = tributary(&["--version"]);
     assert_eq!(text(&output.stdout), format!("tributary {}\n", env!("CARGO_PKG_VERSION")));

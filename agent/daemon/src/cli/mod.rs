@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::fs::FileType;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -100,17 +101,17 @@ fn load_or_tell(file: &FileArg, occasion: Occasion) -> Option<Config> {
     config
 }
 
-/// Log lines to stderr, without time stamps where journald adds its own. A second call changes nothing.
+/// Log lines to stderr. A socket there is journald's, which stamps each line itself; anything else gets stamps from us.
 fn log_to_stderr(directives: &str) {
     // The directives were parsed when the configuration was checked.
     let targets: Targets = directives.parse().unwrap_or_default();
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let stderr = std::io::stderr();
+    let journal =
+        rustix::fs::fstat(&stderr).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(stderr.is_terminal()).with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(targets);
-    let _ = match std::env::var_os("JOURNAL_STREAM") {
-        Some(_) => registry.with(lines.without_time()).try_init(),
-        None => registry.with(lines).try_init(),
-    };
+    // A second call, in a process that logs already, changes nothing.
+    let _ = if journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
 }
 
 #[cfg(test)]

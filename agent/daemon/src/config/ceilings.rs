@@ -57,7 +57,11 @@ pub(super) fn catalog(model: &Model, uplink: &UplinkConfig, check: &mut Check<'_
     if bytes as u64 > uplink.max_packet.bytes() {
         check.error(
             "uplink.max_packet",
-            format!("the catalogue has {bytes} bytes and does not fit into packets of {}", uplink.max_packet),
+            format!(
+                "the catalogue has {}KB and does not fit into packets of {}",
+                bytes.div_ceil(1_024),
+                uplink.max_packet
+            ),
             "raise max_packet if the broker takes more (receivers accept 4MB), or divide the points among gateways",
         );
     }
