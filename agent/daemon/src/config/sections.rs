@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tributary_core::limits::MAX_BODY;
+use tributary_core::{batch, spool, uplink};
 use tributary_protocols::units::{Size, Span};
 
 use super::endpoint::{self, Endpoint};
@@ -224,6 +225,25 @@ impl UplinkConfig {
         endpoint::parse(&self.url).ok()
     }
 
+    /// As the pipeline's uplink takes it.
+    #[must_use]
+    pub fn core(&self) -> uplink::Config {
+        uplink::Config {
+            ack: match self.ack {
+                AckMode::Receiver => uplink::AckMode::Receiver,
+                AckMode::Broker => uplink::AckMode::Broker,
+            },
+            order: match self.order {
+                Order::LiveFirst => uplink::Order::LiveFirst,
+                Order::OldestFirst => uplink::Order::OldestFirst,
+            },
+            reconnect_max: self.reconnect_max.duration(),
+            window_batches: usize::from(self.window_batches),
+            window_bytes: self.window_bytes.bytes(),
+            backlog_rate: self.backlog_rate.map(Size::bytes),
+        }
+    }
+
     pub(super) fn check(&mut self, batch: Option<&BatchConfig>, check: &mut Check<'_, '_>) {
         if check.required("uplink", "url") {
             match endpoint::parse(&self.url) {
@@ -350,6 +370,12 @@ impl Default for BatchConfig {
 }
 
 impl BatchConfig {
+    /// As the pipeline's batcher takes it.
+    #[must_use]
+    pub fn core(&self) -> batch::Config {
+        batch::Config { max_age: self.max_age.duration(), max_bytes: self.max_bytes.as_len() }
+    }
+
     pub(super) fn check(&self, check: &mut Check<'_, '_>) {
         check.span("batch.max_age", self.max_age, "10ms", "1h");
         let ceiling = Size::from_bytes(MAX_BODY as u64);
@@ -393,9 +419,22 @@ impl Default for SpoolConfig {
 }
 
 impl SpoolConfig {
+    /// As the pipeline's spool takes it.
+    #[must_use]
+    pub fn core(&self) -> spool::Config {
+        spool::Config {
+            max_disk: self.max_disk.bytes(),
+            commit: self.commit.duration(),
+            when_full: match self.when_full {
+                WhenFull::DropOldest => spool::WhenFull::DropOldest,
+                WhenFull::StopPolling => spool::WhenFull::StopPolling,
+            },
+        }
+    }
+
     pub(super) fn check(&self, check: &mut Check<'_, '_>) {
-        // The spool works in directories of 4 MB payload, some 8 MB on disk: fewer than two can hold nothing back.
-        check.size("spool.max_disk", self.max_disk, "16MB", "1024GB");
+        // A directory takes a sixteenth of it, and the active one four times that: less leaves nothing to hold back.
+        check.size("spool.max_disk", self.max_disk, "4MB", "1024GB");
         check.span("spool.commit", self.commit, "10ms", "60s");
     }
 }
