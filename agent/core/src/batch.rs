@@ -97,6 +97,20 @@ pub struct Draft {
     pub oldest: Wall,
 }
 
+impl Draft {
+    /// One without readings, for losses and events alone.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { batch: pb::Batch::default(), readings: 0, oldest: Wall(i64::MAX) }
+    }
+
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.batch.frames.is_empty() && self.batch.losses.is_empty() && self.batch.events.is_empty()
+    }
+}
+
 /// The open batch.
 #[derive(Debug)]
 pub struct Batcher {
@@ -242,16 +256,31 @@ impl Batcher {
     /// When a batch of this kind is to be sealed: by age, or at once if it is large enough.
     #[must_use]
     pub fn deadline(&self, stamped_by: StampedBy) -> Option<Mono> {
-        let lot = match stamped_by {
-            StampedBy::Agent => &self.agent,
-            StampedBy::Source => &self.source,
-        };
-        let opened = lot.opened?;
-        let large = lot.cells * self.bytes_per_cell >= self.config.max_bytes
+        let opened = self.lot_ref(stamped_by).opened?;
+        Some(if self.is_large(stamped_by) { opened } else { opened + self.config.max_age })
+    }
+
+    /// Whether it is as large as a batch should be, or a ring is full.
+    #[must_use]
+    pub fn is_large(&self, stamped_by: StampedBy) -> bool {
+        let lot = self.lot_ref(stamped_by);
+        lot.cells * self.bytes_per_cell >= self.config.max_bytes
             || lot.texts.bytes >= MAX_TEXTS
             || lot.events.len() == crate::limits::EVENT_READINGS
-            || (stamped_by == StampedBy::Agent && self.full);
-        Some(if large { opened } else { opened + self.config.max_age })
+            || (stamped_by == StampedBy::Agent && self.full)
+    }
+
+    fn lot_ref(&self, stamped_by: StampedBy) -> &Lot {
+        match stamped_by {
+            StampedBy::Agent => &self.agent,
+            StampedBy::Source => &self.source,
+        }
+    }
+
+    /// Readings of points on their own clock that wait.
+    #[must_use]
+    pub fn events_waiting(&self) -> u64 {
+        (self.agent.events.len() + self.source.events.len()) as u64
     }
 
     /// Takes everything of one kind: drafts in their order, the first to carry losses and events. None if nothing is
@@ -420,13 +449,7 @@ impl Frames {
     }
 
     /// Adds a frame, to a new draft if it does not fit; gives its rows back if they are better cut in two.
-    fn add(
-        &mut self,
-        frame: pb::Frame,
-        readings: usize,
-        oldest: Wall,
-        rows: Range<usize>,
-    ) -> Result<(), Range<usize>> {
+    fn add(&mut self, frame: pb::Frame, readings: usize, oldest: Wall, rows: Range<usize>) -> Result<(), Range<usize>> {
         let bytes = frame.encoded_len() + 4;
         if bytes > self.max_bytes && rows.len() > 1 {
             return Err(rows);
@@ -434,7 +457,7 @@ impl Frames {
         if bytes > self.room || self.drafts.is_empty() {
             // The first body keeps room for losses and events.
             let reserve = if self.drafts.is_empty() { self.max_bytes / LOSS_SHARE } else { 0 };
-            self.drafts.push(Draft { batch: pb::Batch::default(), readings: 0, oldest: Wall(i64::MAX) });
+            self.drafts.push(Draft::empty());
             self.room = self.max_bytes - reserve;
         }
         self.room = self.room.saturating_sub(bytes);
@@ -449,7 +472,7 @@ impl Frames {
 
     fn into_drafts(mut self) -> Vec<Draft> {
         if self.drafts.is_empty() {
-            self.drafts.push(Draft { batch: pb::Batch::default(), readings: 0, oldest: Wall(i64::MAX) });
+            self.drafts.push(Draft::empty());
         }
         self.drafts
     }
@@ -501,11 +524,8 @@ mod tests {
         for draft in drafts {
             let (head, record) = batcher.record(draft, 1);
             let (_, body) = Head::split(&record).expect("a record");
-            let body = tributary_proto::encode::Body {
-                bytes: body.to_vec(),
-                zstd: head.zstd,
-                crc32c: head.body_crc32c,
-            };
+            let body =
+                tributary_proto::encode::Body { bytes: body.to_vec(), zstd: head.zstd, crc32c: head.body_crc32c };
             let header = tributary_proto::encode::Header {
                 epoch: 1,
                 seq: 1,
@@ -544,8 +564,7 @@ mod tests {
 
         let drafts = batcher.seal(StampedBy::Agent, |_| (3, PointType::String));
         let good = 0;
-        let expected =
-            [(1, 0, good), (1, 1000, good), (1, 2000, good), (2, 0, good), (2, 1000, 16), (2, 2000, good)];
+        let expected = [(1, 0, good), (1, 1000, good), (1, 2000, good), (2, 0, good), (2, 1000, 16), (2, 2000, good)];
         assert_eq!(decoded(&mut batcher, &drafts), expected);
         assert_eq!((drafts[0].readings, drafts[0].oldest), (6, Wall(0)));
         let drafts = batcher.seal(StampedBy::Source, |_| (3, PointType::String));

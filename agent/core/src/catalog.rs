@@ -106,13 +106,7 @@ impl Catalog {
     }
 
     /// The id of a statistic of that point over `window_ms`.
-    pub fn summary(
-        &mut self,
-        device: u32,
-        point: &model::Point,
-        statistic: model::Statistic,
-        window_ms: u32,
-    ) -> u32 {
+    pub fn summary(&mut self, device: u32, point: &model::Point, statistic: model::Statistic, window_ms: u32) -> u32 {
         let raw = describe(device, point);
         let mut summary = pb::Point {
             statistic: statistic.name().into(),

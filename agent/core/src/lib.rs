@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod limits;
 pub mod losses;
 pub mod model;
+pub mod pipeline;
 pub mod record;
 pub mod ring;
 pub mod sets;

@@ -58,9 +58,8 @@ impl Head {
         if version != VERSION || flags & !ZSTD != 0 {
             return None;
         }
-        let oldest = i64::from_le_bytes([
-            head[16], head[17], head[18], head[19], head[20], head[21], head[22], head[23],
-        ]);
+        let oldest =
+            i64::from_le_bytes([head[16], head[17], head[18], head[19], head[20], head[21], head[22], head[23]]);
         Some(Self {
             zstd: flags & ZSTD != 0,
             readings: word(4),

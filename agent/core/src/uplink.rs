@@ -18,18 +18,15 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
 use core::time::Duration;
 
-use tributary_proto::encode::{Body, Header, envelope};
-use tributary_proto::pb;
 use tributary_protocols::time::Mono;
 
-use crate::ledger::Ledger;
-use crate::losses::Losses;
-use crate::record::Head;
-use crate::spool::{How, Loading, Spool};
-use crate::store::{DirId, StoreCommand, StoreError};
+use crate::spool::Spool;
+use crate::store::{DirId, StoreCommand};
+
+mod answers;
+mod send;
 
 /// Least and greatest ack timeout (rule 5).
 const ACK_TIMEOUT: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(30));
@@ -356,7 +353,9 @@ impl Uplink {
             Link::Connecting => None,
             Link::Greeting { until } => Some(until),
             Link::Open => {
-                let resend = self.flight.values().filter(|flight| flight.sent.is_some()).map(|flight| flight.due).min();
+                let busy = self.reading.len() >= READS;
+                let resend = self.flight.values().filter(|flight| !busy && flight.sent.is_some());
+                let resend = resend.map(|flight| flight.due).min();
                 let stalled = self.waiting_since.map(|since| since + self.ack_timeout() * 2);
                 let send = self.sendable(spool).map(|(_, at)| at.max(self.gate()));
                 [resend.map(|at| at.max(self.gate())), stalled, send].into_iter().flatten().min()
@@ -390,296 +389,9 @@ impl Uplink {
         }
     }
 
-    fn poll_open(&mut self, now: Mono, spool: &mut Spool, catalog_rev: u32) -> Option<Step> {
-        if self.waiting_since.is_some_and(|since| now >= since + self.ack_timeout() * 2) {
-            self.waiting_since = None;
-            return Some(Step::Abort);
-        }
-        if now < self.gate() {
-            return None;
-        }
-        // Only what may be published counts: before the first commit of this connection nothing does.
-        if self.catalog_sent != catalog_rev && self.next(now, spool).is_some() {
-            self.catalog_sent = catalog_rev;
-            return Some(Step::Catalog);
-        }
-        while let Some((seq, lane)) = self.next(now, spool) {
-            match spool.place(seq) {
-                Err(Loading) => {
-                    // Asked again when the index is there.
-                    self.read_at = now + READ_RETRY;
-                    return None;
-                }
-                Ok(None) => self.advance(seq, lane),
-                Ok(Some(place)) => {
-                    self.advance(seq, lane);
-                    self.hand_out(now, seq, lane, u64::from(place.bytes));
-                    self.reading.push_back((place.dir, place.stored, seq));
-                    return Some(Step::Read(StoreCommand::Read { dir: place.dir, seq: place.stored }));
-                }
-            }
-        }
-        None
-    }
-
-    fn next(&self, now: Mono, spool: &Spool) -> Option<(u64, Lane)> {
-        let resend = self.flight.iter().find(|(_, flight)| flight.sent.is_some() && now >= flight.due);
-        if let Some((seq, flight)) = resend
-            && self.reading.len() < READS
-        {
-            return Some((*seq, flight.lane));
-        }
-        self.sendable(spool).filter(|(_, at)| now >= *at).map(|(next, _)| next)
-    }
-
-    /// The next batch that the window lets out, and from when on.
-    fn sendable(&self, spool: &Spool) -> Option<((u64, Lane), Mono)> {
-        if self.reading.len() >= READS || (self.hold_until.is_some() && !self.flight.is_empty()) {
-            return None;
-        }
-        let mark = spool.mark();
-        let live = spool.next_unsettled(self.next_live).filter(|seq| *seq <= mark);
-        let backlog = spool.next_unsettled(self.next_backlog).filter(|seq| *seq < self.live_from && *seq <= mark);
-        let now = Mono::ZERO;
-        if self.config.order == Order::OldestFirst {
-            return match backlog {
-                Some(seq) => self.lets(Lane::Backlog, 1).then_some(((seq, Lane::Backlog), self.backlog_at)),
-                None => live.filter(|_| self.lets(Lane::Live, 1)).map(|seq| ((seq, Lane::Live), now)),
-            };
-        }
-        if let Some(seq) = live.filter(|_| self.lets(Lane::Live, 1)) {
-            return Some(((seq, Lane::Live), now));
-        }
-        if let Some(seq) = backlog.filter(|_| self.lets(Lane::Backlog, 2)) {
-            return Some(((seq, Lane::Backlog), self.backlog_at));
-        }
-        let again = self.replay.front().filter(|_| self.lets(Lane::Again, 2));
-        again.map(|seq| ((*seq, Lane::Again), self.backlog_at))
-    }
-
-    /// Whether the window, or its `share`-th part for this lane, has room; one batch of each lane may always fly.
-    fn lets(&self, lane: Lane, share: usize) -> bool {
-        let of_lane = |flight: &&Flight| flight.lane == lane;
-        let batches = self.window.unwrap_or(self.config.window_batches).max(1);
-        if !self.flight.values().any(|flight| of_lane(&flight)) {
-            return true;
-        }
-        let all: (usize, u64) =
-            self.flight.values().fold((0, 0), |(count, bytes), flight| (count + 1, bytes + flight.bytes));
-        let mine: (usize, u64) = self
-            .flight
-            .values()
-            .filter(of_lane)
-            .fold((0, 0), |(count, bytes), flight| (count + 1, bytes + flight.bytes));
-        let room = |used: (usize, u64), part: usize| {
-            used.0 < batches.div_ceil(part) && used.1 < self.config.window_bytes / part as u64
-        };
-        room(all, 1) && room(mine, share)
-    }
-
-    fn advance(&mut self, seq: u64, lane: Lane) {
-        match lane {
-            Lane::Live => self.next_live = self.next_live.max(seq + 1),
-            Lane::Backlog => self.next_backlog = self.next_backlog.max(seq + 1),
-            Lane::Again => {
-                if self.replay.front() == Some(&seq) {
-                    self.replay.pop_front();
-                }
-            }
-        }
-    }
-
-    fn hand_out(&mut self, now: Mono, seq: u64, lane: Lane, bytes: u64) {
-        if let (Lane::Backlog | Lane::Again, Some(rate)) = (lane, self.config.backlog_rate) {
-            let millis = bytes.saturating_mul(1000) / rate.max(1);
-            self.backlog_at = self.backlog_at.max(now) + Duration::from_millis(millis);
-        }
-        let flight =
-            self.flight.entry(seq).or_insert(Flight { lane, bytes, sent: None, due: now, doublings: 0, resent: false });
-        if flight.sent.take().is_some() {
-            flight.doublings += 1;
-            flight.resent = true;
-        }
-    }
-
-    /// A body was read: the message to publish, if it is still wanted.
-    pub fn handle_read(
-        &mut self,
-        now: Mono,
-        dir: DirId,
-        stored: u64,
-        result: Result<Option<Vec<u8>>, StoreError>,
-        spool: &mut Spool,
-        ledger: &mut Ledger,
-        losses: &mut Losses,
-    ) -> Option<Publish> {
-        let at = self.reading.iter().position(|(d, s, _)| (*d, *s) == (dir, stored))?;
-        let (_, _, seq) = self.reading.remove(at)?;
-        let again = self.flight.get(&seq).is_some_and(|flight| flight.lane == Lane::Again);
-        if spool.is_settled(seq) && !again {
-            self.flight.remove(&seq);
-            return None;
-        }
-        let record = match result {
-            Ok(record) => record,
-            Err(StoreError::Damaged(_)) => None,
-            Err(_) => {
-                // The disk is away: the batch is still there. It is handed out again when the disk answers.
-                self.read_at = now + READ_RETRY;
-                let due = self.read_at;
-                if let Some(flight) = self.flight.get_mut(&seq) {
-                    (flight.sent, flight.due) = (Some(now), due);
-                }
-                return None;
-            }
-        };
-        let Some((head, body)) = record.as_deref().and_then(Head::split) else {
-            self.flight.remove(&seq);
-            let how = How::Lost(pb::loss::Reason::SpoolDamaged);
-            spool.settle(now, seq..=seq, how, ledger, losses);
-            return None;
-        };
-        let timeout = self.ack_timeout();
-        let flight = self.flight.get_mut(&seq)?;
-        let lane = flight.lane;
-        flight.sent = Some(now);
-        flight.due = now + timeout.saturating_mul(1 << flight.doublings.min(16)).min(RESEND_MAX);
-        if lane == Lane::Again {
-            self.flight.remove(&seq); // settled: nobody waits for its Ack
-        } else {
-            self.waiting_since.get_or_insert(now);
-        }
-        let renumbered = spool.place(seq).ok().flatten().map_or(0, |place| place.catalog_rev);
-        let header = Header {
-            epoch: spool.epoch(),
-            seq,
-            first_retained_seq: spool.first_retained().min(seq),
-            lane: if lane == Lane::Live { pb::Lane::Live } else { pb::Lane::Backlog },
-            catalog_rev: if renumbered == 0 { head.catalog_rev } else { renumbered },
-            readings: head.readings,
-        };
-        let body = Body { bytes: body.to_vec(), zstd: head.zstd, crc32c: head.body_crc32c };
-        let channel = if lane == Lane::Live { Channel::Live } else { Channel::Backlog };
-        Some(Publish { seq, channel, payload: envelope(&header, &body) })
-    }
-
-    /// An Ack of the receiver. `refused` is read before the rest (rule 8).
-    pub fn handle_ack(
-        &mut self,
-        now: Mono,
-        ack: &pb::Ack,
-        spool: &mut Spool,
-        ledger: &mut Ledger,
-        losses: &mut Losses,
-        rng: &mut fastrand::Rng,
-    ) -> Consequence {
-        if ack.epoch != spool.epoch() || !self.connected() {
-            return Consequence::None;
-        }
-        let highest = ack
-            .also
-            .iter()
-            .map(|range| range.last)
-            .chain(ack.refused.iter().copied())
-            .chain([ack.contiguous_seq])
-            .max()
-            .unwrap_or(0);
-        if highest > spool.published_mark() {
-            return Consequence::NewEpoch(Doubt::AboveMark { seq: highest, mark: spool.published_mark() });
-        }
-        if ack.verdict() == pb::Verdict::Forked {
-            return Consequence::NewEpoch(Doubt::Forked);
-        }
-        self.progress(now);
-        for seq in &ack.refused {
-            spool.refuse(now, *seq, ledger, losses);
-        }
-        self.settle(now, 1..=ack.contiguous_seq, spool, ledger, losses);
-        for range in &ack.also {
-            self.settle(now, range.first..=range.last, spool, ledger, losses);
-        }
-        self.flight.retain(|seq, _| !spool.is_settled(*seq));
-        self.window = usize::try_from(ack.window).ok().filter(|window| *window > 0);
-        if ack.pause_ms > 0 {
-            let jitter = rng.u32(0..=ack.pause_ms / 4 + 1);
-            self.pause_until = now + Duration::from_millis(u64::from(ack.pause_ms) + u64::from(jitter));
-        }
-        if ack.want_catalog_rev > 0 {
-            self.catalog_sent = 0;
-        }
-        self.hold_until = None;
-        if ack.verdict() == pb::Verdict::TooNew {
-            // Only the oldest is offered, again and again; the rest waits on disk.
-            self.hold_until = Some(now + TOO_NEW_RETRY);
-            self.forget();
-            (self.next_live, self.next_backlog, self.live_from) = (1, 1, 1);
-        }
-        self.waiting_since = if self.flight.is_empty() { None } else { Some(now.max(self.pause_until)) };
-        if matches!(self.link, Link::Greeting { .. }) {
-            self.link = Link::Open;
-            self.begin(spool);
-        }
-        Consequence::None
-    }
-
-    fn settle(
-        &mut self,
-        now: Mono,
-        range: RangeInclusive<u64>,
-        spool: &mut Spool,
-        ledger: &mut Ledger,
-        losses: &mut Losses,
-    ) {
-        if range.is_empty() {
-            return;
-        }
-        for (_, flight) in self.flight.range(range.clone()) {
-            if let (Some(sent), false) = (flight.sent, flight.resent) {
-                self.ack_times.write(u32::try_from(now.since(sent).as_millis()).unwrap_or(u32::MAX));
-            }
-        }
-        spool.settle(now, range, How::Delivered, ledger, losses);
-    }
-
-    /// Any sign of the centre resets back-off and resend timers.
-    fn progress(&mut self, now: Mono) {
-        self.healthy = true;
-        self.last_ack = Some(now);
-        self.attempts = 0;
-        let due = now + self.ack_timeout();
-        for flight in self.flight.values_mut().filter(|flight| flight.sent.is_some()) {
-            flight.doublings = 0;
-            flight.due = due;
-        }
-    }
-
-    /// The broker has the message of batch `seq`; in broker mode that frees it (rule 4).
-    pub fn handle_puback(
-        &mut self,
-        now: Mono,
-        seq: u64,
-        spool: &mut Spool,
-        ledger: &mut Ledger,
-        losses: &mut Losses,
-    ) {
-        if self.config.ack != AckMode::Broker || seq == 0 {
-            return;
-        }
-        self.progress(now);
-        self.settle(now, seq..=seq, spool, ledger, losses);
-        self.flight.remove(&seq);
-        self.waiting_since = if self.flight.is_empty() { None } else { Some(now) };
-    }
-
-    /// The centre wants the batches `range` again, as far as they are there. Returns what is not (rule 24).
-    pub fn handle_replay(&mut self, range: RangeInclusive<u64>, spool: &Spool) -> Vec<RangeInclusive<u64>> {
-        let gone = spool.not_retained(range.clone());
-        let settled = range
-            .take_while(|seq| *seq <= spool.durable())
-            .filter(|seq| spool.is_settled(*seq) && !gone.iter().any(|gap| gap.contains(seq)))
-            .take(REPLAY);
-        self.replay.extend(settled);
-        gone
+    /// An index was read: what waited for it may go on.
+    pub fn handle_loaded(&mut self, now: Mono) {
+        self.read_at = self.read_at.min(now);
     }
 
     /// The catalogue is to be published again before anything else.

@@ -122,9 +122,8 @@ impl Spool {
             *record = head.record(&body);
         }
         map.push((first_pending..=u64::MAX, next));
-        losses.renumber(|seq| {
-            map.iter().find(|(old, _)| old.contains(&seq)).map(|(old, new)| new + (seq - old.start()))
-        });
+        losses
+            .renumber(|seq| map.iter().find(|(old, _)| old.contains(&seq)).map(|(old, new)| new + (seq - old.start())));
         self.epoch = epoch;
         self.durable = next - 1;
         self.last_seq = self.durable + self.pending.len() as u64;

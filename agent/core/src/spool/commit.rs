@@ -1,0 +1,289 @@
+//! Commits: what becomes durable together, and what gives way when the disk has no room.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use prost::Message;
+use tributary_proto::pb;
+use tributary_proto::pb::loss::Reason;
+use tributary_protocols::time::Mono;
+
+use super::{Durable, Entry, Extent, How, InFlight, RETRY, Snapshot, Spool, WhenFull};
+use crate::ledger::Ledger;
+use crate::losses::Losses;
+use crate::state;
+use crate::store::{Commit, DirId, StoreCommand, StoreError, Usage};
+
+impl Spool {
+    /// The next command for the disk, if one is due. `snapshot` is asked only when a commit begins.
+    pub fn poll(
+        &mut self,
+        now: Mono,
+        ledger: &Ledger,
+        losses: &Losses,
+        snapshot: impl FnOnce() -> Snapshot,
+    ) -> Option<StoreCommand> {
+        if let Some(command) = self.poll_commands() {
+            return Some(command);
+        }
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        Some(StoreCommand::Commit(self.begin_commit(now, ledger, losses, snapshot())))
+    }
+
+    /// The next command other than a commit.
+    pub fn poll_commands(&mut self) -> Option<StoreCommand> {
+        self.commands.pop_front()
+    }
+
+    pub(super) fn begin_commit(&mut self, now: Mono, ledger: &Ledger, losses: &Losses, snapshot: Snapshot) -> Commit {
+        if self.active_payload >= self.config.dir_bytes() && self.in_flight.is_none() {
+            self.active = DirId { epoch: self.epoch, first: self.durable + 1 };
+            self.active_payload = 0;
+            self.active_has_catalog = false;
+            self.condemn_finished();
+        }
+        self.commit_no += 1;
+        let mut commit = self.in_flight.take().unwrap_or(InFlight {
+            dir: self.active,
+            records: Vec::new(),
+            bytes: 0,
+            mark: self.mark,
+            commit_no: 0,
+            sent: false,
+            with_catalog: false,
+        });
+        self.move_pending(&mut commit);
+        if snapshot.raise_mark {
+            commit.mark = self.last_seq;
+        }
+        commit.commit_no = self.commit_no;
+        commit.sent = true;
+        commit.with_catalog = snapshot.catalog_changed || !self.active_has_catalog;
+        let state = self.record(ledger, losses, &snapshot, commit.mark);
+        let command = Commit {
+            dir: commit.dir,
+            records: commit.records.clone(),
+            state,
+            catalog: commit.with_catalog.then_some(snapshot.catalog),
+        };
+        self.last_commit = now;
+        self.dirty_since = None;
+        self.urgent = false;
+        self.in_flight = Some(commit);
+        command
+    }
+
+    /// Moves waiting batches into the commit and gives them their place.
+    pub(super) fn move_pending(&mut self, commit: &mut InFlight) {
+        let mut seq = self.last_seq - self.pending.len() as u64;
+        for (head, record) in self.pending.drain(..) {
+            seq += 1;
+            let bytes = u32::try_from(record.len()).unwrap_or(u32::MAX);
+            let entry = Entry { readings: head.readings, bytes };
+            match self.extents.back_mut() {
+                Some(extent)
+                    // A run whose index is not read stays as it is: an index read now must not miss what comes later.
+                    if extent.dir == commit.dir
+                        && extent.entries.is_some()
+                        && extent.catalog_rev == 0
+                        && extent.first + extent.count == seq
+                        && extent.stored_first + extent.count == seq =>
+                {
+                    extent.count += 1;
+                    extent.unsettled += u64::from(head.readings);
+                    extent.oldest = extent.oldest.min(head.oldest);
+                    if let Some(entries) = &mut extent.entries {
+                        entries.push(entry);
+                    }
+                }
+                _ => self.extents.push_back(Extent {
+                    dir: commit.dir,
+                    stored_first: seq,
+                    first: seq,
+                    count: 1,
+                    unsettled: u64::from(head.readings),
+                    oldest: head.oldest,
+                    catalog_rev: 0,
+                    entries: Some(alloc::vec![entry]),
+                }),
+            }
+            commit.bytes += record.len();
+            self.active_payload += record.len() as u64;
+            commit.records.push((seq, record));
+        }
+        self.pending_bytes = commit.bytes;
+    }
+
+    pub(super) fn record(&self, ledger: &Ledger, losses: &Losses, snapshot: &Snapshot, mark: u64) -> Vec<u8> {
+        let extent = |extent: &Extent| state::Extent {
+            dir_epoch: extent.dir.epoch,
+            dir_first: extent.dir.first,
+            stored_first: extent.stored_first,
+            first: extent.first,
+            count: extent.count,
+            unsettled: extent.unsettled,
+            oldest_ms: extent.oldest.0,
+            catalog_rev: extent.catalog_rev,
+        };
+        let uncounted = |(range, how): &(RangeInclusive<u64>, How)| state::Uncounted {
+            first: *range.start(),
+            last: *range.end(),
+            how: match how {
+                How::Delivered => 0,
+                How::Lost(reason) => (*reason as i32).unsigned_abs() + 1,
+            },
+        };
+        state::State {
+            version: state::VERSION,
+            epoch: self.epoch,
+            last_seq: self.last_seq,
+            mark,
+            clean: snapshot.clean,
+            ledger: Some(ledger.message(0)),
+            extents: self.extents.iter().map(extent).collect(),
+            settled: self.settled.iter().map(|range| pb::Range { first: *range.start(), last: *range.end() }).collect(),
+            uncounted: self.uncounted.iter().map(uncounted).collect(),
+            losses: losses.save(),
+            sets: snapshot.sets.clone(),
+            events_held: snapshot.events_held,
+            events_unacknowledged: snapshot.events_unacknowledged,
+            refused: self.refused.iter().copied().collect(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Is told how the commit went.
+    pub fn handle_committed(
+        &mut self,
+        now: Mono,
+        result: Result<Usage, StoreError>,
+        ledger: &mut Ledger,
+        losses: &mut Losses,
+    ) -> Option<Durable> {
+        let mut commit = self.in_flight.take()?;
+        match result {
+            Ok(usage) => {
+                self.failing = None;
+                self.usage = usage;
+                self.pending_bytes -= commit.bytes.min(self.pending_bytes);
+                self.durable = commit.records.last().map_or(self.durable, |(seq, _)| *seq).max(self.durable);
+                self.mark = self.mark.max(commit.mark);
+                self.active_has_catalog |= commit.with_catalog;
+                for (dir, commit_no) in core::mem::take(&mut self.condemned) {
+                    if commit_no <= commit.commit_no {
+                        self.commands.push_back(StoreCommand::Remove(dir));
+                    } else {
+                        self.condemned.push((dir, commit_no));
+                    }
+                }
+                if self.config.when_full == WhenFull::DropOldest && self.over_quota() {
+                    self.evict(now, ledger, losses);
+                }
+                Some(Durable { upto: self.durable, mark: self.mark(), with_catalog: commit.with_catalog })
+            }
+            Err(error) => {
+                commit.sent = false;
+                self.retry_at = now + RETRY;
+                let full = matches!(error, StoreError::Full(_));
+                let damaged = matches!(error, StoreError::Damaged(_));
+                self.failing = Some(error);
+                self.in_flight = Some(commit);
+                if full && self.config.when_full == WhenFull::DropOldest {
+                    self.evict(now, ledger, losses);
+                    // No commit can be made first: the room is needed for it.
+                    for (dir, _) in core::mem::take(&mut self.condemned) {
+                        self.commands.push_back(StoreCommand::Remove(dir));
+                    }
+                } else if damaged {
+                    self.abandon_active(now, ledger, losses);
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn over_quota(&self) -> bool {
+        let closed = self.usage.disk_bytes.saturating_sub(self.usage.active_bytes);
+        closed.saturating_add(self.config.active_room()) > self.config.max_disk
+    }
+
+    /// Gives up the oldest directory that is not the active one.
+    pub(super) fn evict(&mut self, now: Mono, ledger: &mut Ledger, losses: &mut Losses) {
+        let doomed = |extent: &&Extent| extent.dir != self.active;
+        let Some(dir) = self.extents.iter().filter(doomed).map(|extent| extent.dir).min() else { return };
+        self.lose_dir(now, dir, Reason::SpoolFull, ledger, losses);
+    }
+
+    /// Everything unsettled in `dir` is lost.
+    pub(super) fn lose_dir(&mut self, now: Mono, dir: DirId, reason: Reason, ledger: &mut Ledger, losses: &mut Losses) {
+        let ranges: Vec<_> = self.extents.iter().filter(|extent| extent.dir == dir).map(Extent::range).collect();
+        for range in ranges {
+            self.settle(now, range, How::Lost(reason), ledger, losses);
+        }
+    }
+
+    /// The active directory cannot be written any more: what is committed in it is lost, what is not goes to a new one.
+    pub(super) fn abandon_active(&mut self, now: Mono, ledger: &mut Ledger, losses: &mut Losses) {
+        let lost = self.active;
+        let next = DirId { epoch: self.epoch, first: self.durable + 1 };
+        if next == lost {
+            return; // nothing of it is committed: the store has set it aside and makes it anew
+        }
+        // The batches of the failed commit move: their extents are cut off and made again.
+        if let Some(commit) = &mut self.in_flight {
+            commit.dir = next;
+        }
+        let durable = self.durable;
+        let mut moved = VecDeque::new();
+        while let Some(mut extent) = self.extents.pop_back() {
+            if extent.first > durable {
+                extent.dir = next;
+                moved.push_front(extent);
+                continue;
+            }
+            if extent.last() > durable {
+                moved.push_front(split_off(&mut extent, durable + 1, next));
+            }
+            self.extents.push_back(extent);
+            break;
+        }
+        self.extents.append(&mut moved);
+        self.active = next;
+        self.active_payload = self.pending_bytes as u64;
+        self.active_has_catalog = false;
+        self.lose_dir(now, lost, Reason::SpoolDamaged, ledger, losses);
+    }
+
+    /// Is told that a directory is gone, or could not be removed (it will be, at the next start).
+    pub fn handle_removed(&mut self, result: Result<Usage, StoreError>) {
+        if let Ok(usage) = result {
+            self.usage = usage;
+        }
+    }
+}
+
+/// Cuts the batches from `seq` on off `extent`, into directory `dir`.
+fn split_off(extent: &mut Extent, seq: u64, dir: DirId) -> Extent {
+    let offset = seq - extent.first;
+    let entries = extent
+        .entries
+        .as_mut()
+        .map(|entries| entries.split_off(usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len())));
+    let unsettled = entries.as_ref().map_or(0, |entries| entries.iter().map(|entry| u64::from(entry.readings)).sum());
+    extent.unsettled -= unsettled.min(extent.unsettled);
+    let cut = Extent {
+        dir,
+        stored_first: extent.stored_first + offset,
+        first: seq,
+        count: extent.count - offset,
+        unsettled,
+        oldest: extent.oldest,
+        catalog_rev: 0,
+        entries,
+    };
+    extent.count = offset;
+    cut
+}
