@@ -34,22 +34,26 @@ struct Mosquitto {
 impl Mosquitto {
     /// On a port that was free a moment ago; another if it is taken in between.
     fn start() -> Self {
+        Self::start_with(|port| vec!["-p".into(), port.to_string()])
+    }
+
+    fn start_with(arguments: impl Fn(u16) -> Vec<String>) -> Self {
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
-            if let Some(child) = Self::listen(port) {
+            let port = free_port();
+            if let Some(child) = Self::listen(port, &arguments(port)) {
                 return Self { child, port };
             }
         }
         panic!("mosquitto does not start");
     }
 
-    fn listen(port: u16) -> Option<Child> {
+    /// Waits until it listens on `port`; `None` if it ended instead.
+    fn listen(port: u16, arguments: &[String]) -> Option<Child> {
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"];
         let program = program.into_iter().find(|path| Path::new(path).exists());
         let program = program.expect("mosquitto not found: this test needs it; apt-get install mosquitto");
         let mut command = Command::new(program);
-        let mut child =
-            command.args(["-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         loop {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Some(child);
@@ -67,6 +71,11 @@ impl Mosquitto {
     }
 }
 
+/// One that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port()
+}
+
 impl Drop for Mosquitto {
     fn drop(&mut self) {
         drop(self.child.kill());
@@ -82,7 +91,11 @@ struct Receiver {
 
 impl Receiver {
     fn start(port: u16, database: &Database) -> Self {
-        let config = Config::load(&format!("mqtt://127.0.0.1:{port}"), &database.argument(), None).unwrap();
+        Self::start_as(&format!("mqtt://127.0.0.1:{port}"), database, None)
+    }
+
+    fn start_as(broker: &str, database: &Database, file: Option<&Path>) -> Self {
+        let config = Config::load(broker, &database.argument(), file).unwrap();
         let (stop, stopped) = oneshot::channel();
         let end = tokio::spawn(run(config, async { drop(stopped.await) }));
         Self { stop, end }
@@ -110,8 +123,11 @@ impl Drop for Agent {
 
 impl Agent {
     async fn start(port: u16, name: &str) -> Self {
+        Self::connect(MqttOptions::new(format!("agent-{name}"), "127.0.0.1", port), name).await
+    }
+
+    async fn connect(mut options: MqttOptions, name: &str) -> Self {
         let key = agent(name);
-        let mut options = MqttOptions::new(format!("agent-{name}"), "127.0.0.1", port);
         options.set_max_packet_size(1 << 20, 1 << 20);
         let (client, mut events) = AsyncClient::new(options, 1_000);
         client.subscribe(key.ack_topic("edge/v1"), QoS::AtMostOnce).await.unwrap();
@@ -273,7 +289,8 @@ async fn a_broker_that_comes_back_is_found_again() {
     let mut agent = Agent::start(broker.port, "gw-1").await;
     agent.hello(1).await;
     broker.kill();
-    broker.child = Mosquitto::listen(broker.port).expect("the port is free again");
+    let arguments = ["-p".into(), broker.port.to_string()];
+    broker.child = Mosquitto::listen(broker.port, &arguments).expect("the port is free again");
     let mut agent = Agent::start(broker.port, "gw-1").await;
     agent.hello(2).await;
     agent.publish("data/l", false, batch(EPOCH, 1, 1, &temperatures(0, &[1]))).await;
@@ -291,4 +308,87 @@ async fn it_waits_for_what_is_away_and_ends_when_told() {
     let away = Database::Postgres(format!("postgres://postgres@127.0.0.1:{nobody}/x"));
     let receiver = Receiver::start(nobody, &away);
     receiver.stop().await;
+}
+
+/// Mutual TLS, a login and access lists by certificate name: the receiver gets in and acknowledges, and an agent that forges
+/// an Ack is not heard (contract rule 20). The list is the README's.
+#[tokio::test]
+async fn over_tls_only_the_receiver_may_acknowledge() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    write("ca.pem", &ca.self_signed(&ca_key).unwrap().pem());
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    for (name, names) in [("broker", vec!["127.0.0.1".to_owned()]), ("receiver", vec![]), ("gw-1", vec![])] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        write(&format!("{name}.pem"), &params.signed_by(&key, &issuer).unwrap().pem());
+        write(&format!("{name}.key"), &key.serialize_pem());
+    }
+    write(
+        "acl",
+        "user receiver\ntopic read edge/v1/#\ntopic write edge/v1/+/+/ack\n\n\
+         pattern write edge/v1/plant-1/%u/data/+\npattern write edge/v1/plant-1/%u/cat\n\
+         pattern write edge/v1/plant-1/%u/stat\npattern read edge/v1/plant-1/%u/ack\n",
+    );
+    let broker = Mosquitto::start_with(|port| {
+        let lines = [
+            format!("listener {port} 127.0.0.1"),
+            format!("cafile {}\ncertfile {}\nkeyfile {}", path("ca.pem"), path("broker.pem"), path("broker.key")),
+            "require_certificate true\nuse_identity_as_username true".into(),
+            format!("acl_file {}\nuser root", path("acl")),
+        ];
+        write("mosquitto.conf", &lines.join("\n"));
+        vec!["-c".into(), path("mosquitto.conf")]
+    });
+    let files = |name: &str| {
+        format!(
+            "ca = {:?}\ncert = {:?}\nkey = {:?}\n",
+            path("ca.pem"),
+            path(&format!("{name}.pem")),
+            path(&format!("{name}.key"))
+        )
+    };
+    write("password", "not asked for\n");
+    write(
+        "receiver.toml",
+        &format!("{}username = \"receiver\"\npassword_file = {:?}\n", files("receiver"), path("password")),
+    );
+    let database = Database::sqlite();
+    let url = format!("mqtts://127.0.0.1:{}", broker.port);
+    let receiver = Receiver::start_as(&url, &database, Some(&directory.path().join("receiver.toml")));
+
+    let read = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
+    let mut options = MqttOptions::new("gw-1", "127.0.0.1", broker.port);
+    options.set_transport(agent_tls(&read("ca.pem"), &read("gw-1.pem"), &read("gw-1.key")));
+    let mut agent = Agent::connect(options, "gw-1").await;
+    agent.hello(1).await;
+    let forged = pb::Ack { epoch: EPOCH, contiguous_seq: 99, ..Default::default() };
+    agent.publish("ack", false, forged.encode_to_vec().into()).await;
+    agent.publish("data/l", false, batch(EPOCH, 1, 1, &temperatures(0, &[1]))).await;
+    let ack = agent.ack(|ack| ack.contiguous_seq != 0).await;
+    assert_eq!(ack.contiguous_seq, 1, "the forged Ack came before this one, had it come at all");
+    receiver.stop().await;
+}
+
+fn agent_tls(ca: &[u8], cert: &[u8], key: &[u8]) -> rumqttc::Transport {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(cert).unwrap()],
+            PrivateKeyDer::from_pem_slice(key).unwrap(),
+        )
+        .unwrap();
+    rumqttc::Transport::Tls(rumqttc::TlsConfiguration::Rustls(config.into()))
 }
