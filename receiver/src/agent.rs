@@ -74,6 +74,9 @@ impl AgentRow {
 
     /// A status came. Answers whether it changed the row.
     pub fn saw_status(&mut self, status: &pb::AgentStatus) -> bool {
+        if status.epoch == 0 {
+            return false; // no life of a spool
+        }
         let same_life = self.epoch == status.epoch && self.boot_id == status.boot_id;
         if status.state() == pb::agent_status::State::Offline && status.at_ms == 0 {
             let first = !self.by_status && (self.epoch == status.epoch || self.epoch == 0);

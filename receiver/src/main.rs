@@ -1,5 +1,6 @@
 //! `tributary-receiver run --broker URL --store sqlite:FILE|postgres://… [-c FILE]`: arguments, log, signals, exit code.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -46,7 +47,8 @@ fn main() -> ExitCode {
         }
     };
     let Command::Run { broker, store, config, log } = arguments.command;
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(log).init();
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_max_level(log).init();
     let config = match Config::load(&broker, &store, config.as_deref()) {
         Ok(config) => config,
         Err(error) => return fail(&error.into()),

@@ -61,7 +61,7 @@ enum Out {
     Settled(Receipt),
 }
 
-/// Runs until `shutdown` resolves; then finishes the group in hand, sends its Acks and says goodbye: 5 s at most.
+/// Runs until `shutdown` resolves; then finishes the group in hand, sends its Acks and says goodbye: 4 s at most.
 ///
 /// # Errors
 /// A configuration that cannot work. What may pass (broker or database away) is waited for.
@@ -97,16 +97,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     stop.send_replace(true);
     if !early {
         // The group in hand may be waiting for a slow disk, and is worth it: else its agents send it again.
-        drop(timeout(3 * grace, store_ended).await);
+        drop(timeout(2 * grace, store_ended).await);
         drop(timeout(grace, &mut sender).await);
     }
     sender.abort();
     let link = linked.borrow().clone();
     if let Some(link) = link {
-        drop(timeout(grace, link.disconnect()).await);
+        drop(timeout(grace / 2, link.disconnect()).await);
     }
     let farewell = broker.abort_handle();
-    drop(timeout(grace, broker).await);
+    drop(timeout(grace / 2, broker).await);
     farewell.abort();
     if early { Err(RunError::Store) } else { Ok(()) }
 }

@@ -301,6 +301,25 @@ async fn a_broker_that_comes_back_is_found_again() {
     receiver.stop().await;
 }
 
+/// What the database will not take goes to quarantine alone; its neighbours in the group are committed.
+#[tokio::test]
+async fn what_the_database_refuses_blocks_nothing() {
+    let broker = Mosquitto::start();
+    let database = Database::postgres().await;
+    let receiver = Receiver::start(broker.port, &database);
+    let mut agent = Agent::start(broker.port, "gw-1").await;
+    agent.hello(1).await;
+    database.rows("ALTER TABLE reading_row ADD CHECK (value_int <> 666)").await;
+    for (seq, value) in [(1, 1), (2, 666), (3, 3)] {
+        agent.publish("data/l", false, batch(EPOCH, seq, 1, &temperatures(seq.cast_signed() * 1_000, &[value]))).await;
+    }
+    let ack = agent.ack(|ack| ack.contiguous_seq == 3).await;
+    assert_eq!(ack.refused, [2]);
+    receiver.stop().await;
+    assert_eq!(database.one("SELECT sum(value_int) FROM reading").await, "4");
+    assert_eq!(database.one("SELECT seq, reason FROM quarantine").await, "2|database");
+}
+
 /// Broker and database both away: it waits, and ends when it is told to.
 #[tokio::test]
 async fn it_waits_for_what_is_away_and_ends_when_told() {
