@@ -100,6 +100,11 @@ impl Driver {
                 Output::Ask { frame } => {
                     let timeout = self.spec.timeout;
                     let Some(line) = &mut self.line else { continue };
+                    if line.filled > 0 {
+                        // The beginning of an answer that was given up: what comes next would be taken for its end.
+                        self.close(&io::ErrorKind::InvalidData.into());
+                        continue;
+                    }
                     // Twelve bytes fit into every socket's buffer, unless the device has stopped to take any.
                     let sent = tokio::time::timeout(timeout, line.stream.write_all(&frame)).await;
                     if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
