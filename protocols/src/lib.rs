@@ -8,6 +8,8 @@ extern crate alloc;
 #[cfg(any(test, feature = "io"))]
 extern crate std;
 
+mod backoff;
+mod endpoint;
 pub mod fault;
 pub mod modbus;
 pub mod mqtt;

@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -329,6 +330,14 @@ fn window(row: &WindowRow, ty: PointType, faults: &mut Faults<'_>) -> Option<Win
     }
     let stats = STATISTICS.into_iter().filter(|name| row.stats.iter().any(|given| given == name)).collect();
     Some(Window { every_ms: u32::try_from(row.every.as_millis()).ok()?, stats })
+}
+
+/// A duration within bounds in ms.
+pub(crate) fn span(span: Span, key: &str, range: RangeInclusive<u64>, help: &str, faults: &mut Faults<'_>) -> Duration {
+    if !range.contains(&span.as_millis()) {
+        faults.add(key, format!("{span} is out of range"), help);
+    }
+    span.duration()
 }
 
 /// A period, checked: 10 ms to a day.

@@ -26,10 +26,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::backoff::{Chance, Reconnect};
 use crate::modbus::config::{BusSpec, DeviceSpec};
 use crate::modbus::decode::{decode, exception_status};
 use crate::modbus::frame::{self, Answer, Doubt};
-use crate::modbus::patience::{Chance, PATIENCE, Reconnect, Silence};
+use crate::modbus::patience::{PATIENCE, Silence};
 use crate::modbus::plan::Request;
 use crate::modbus::status::{BusStatus, DeviceState, DeviceStatus, Load, Trouble};
 use crate::reading::{Outcome, Status};

@@ -9,9 +9,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
 use core::time::Duration;
 
+use crate::endpoint::host_and_port;
 use crate::fault::{Fault, Faults};
 use crate::modbus::config::{Addressing, Bus, Device, Limits, MAX_POINTS, PointRow, Profile};
 use crate::modbus::config::{DEFAULT_GAP, MAX_BITS, MAX_REGISTERS};
@@ -205,48 +205,18 @@ pub fn resolve_bus(bus: &Bus, path: &str) -> Result<BusSpec, Vec<Fault>> {
             "host and port, as in \"192.0.2.10:502\" or \"[2001:db8::1]:502\"",
         );
     }
-    let timeout = span(bus.timeout, "timeout", 10..=60_000, "\"10ms\" to \"60s\"", &mut faults);
-    let quiet = span(bus.quiet, "quiet", 0..=10_000, "\"0ms\" to \"10s\"", &mut faults);
-    let connect_delay = span(bus.connect_delay, "connect_delay", 0..=60_000, "\"0ms\" to \"60s\"", &mut faults);
-    let reconnect_max = span(bus.reconnect_max, "reconnect_max", 100..=3_600_000, "\"100ms\" to \"1h\"", &mut faults);
-    let probe_max = span(bus.probe_max, "probe_max", 1_000..=3_600_000, "\"1s\" to \"1h\"", &mut faults);
+    let timeout = point::span(bus.timeout, "timeout", 10..=60_000, "\"10ms\" to \"60s\"", &mut faults);
+    let quiet = point::span(bus.quiet, "quiet", 0..=10_000, "\"0ms\" to \"10s\"", &mut faults);
+    let connect_delay = point::span(bus.connect_delay, "connect_delay", 0..=60_000, "\"0ms\" to \"60s\"", &mut faults);
+    let reconnect_max =
+        point::span(bus.reconnect_max, "reconnect_max", 100..=3_600_000, "\"100ms\" to \"1h\"", &mut faults);
+    let probe_max = point::span(bus.probe_max, "probe_max", 1_000..=3_600_000, "\"1s\" to \"1h\"", &mut faults);
     match endpoint.and_then(|(_, endpoint)| endpoint) {
         Some((host, port)) if list.is_empty() => {
             Ok(BusSpec { name: bus.name.clone(), host, port, timeout, quiet, connect_delay, reconnect_max, probe_max })
         }
         _ => Err(list),
     }
-}
-
-/// `HOST:PORT` or `[IPV6]:PORT`, the port perhaps left to its default; the port is not 0.
-pub(crate) fn host_and_port(text: &str, default: Option<u16>) -> Option<(String, u16)> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']')?;
-            host.parse::<core::net::Ipv6Addr>().ok()?;
-            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let port = match port {
-        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().ok(),
-        Some(_) => None,
-        None => default,
-    };
-    let named = |character: char| character.is_ascii_alphanumeric() || "-._:".contains(character);
-    let good = !host.is_empty() && host.len() <= 253 && host.chars().all(named);
-    port.filter(|port| *port != 0 && good).map(|port| (host.into(), port))
-}
-
-/// A duration within bounds in ms.
-fn span(span: Span, key: &str, range: RangeInclusive<u64>, help: &str, faults: &mut Faults<'_>) -> Duration {
-    if !range.contains(&span.as_millis()) {
-        faults.add(key, format!("{span} is out of range"), help);
-    }
-    span.duration()
 }
 
 /// Checks one device with its profile; `path` is where it stands, as in `device[2]`.
@@ -382,10 +352,10 @@ fn limits(limits: &Limits, faults: &mut Faults<'_>) {
         }
     }
     if let Some(timeout) = limits.timeout {
-        span(timeout, "limits.timeout", 10..=60_000, "\"10ms\" to \"60s\"", faults);
+        point::span(timeout, "limits.timeout", 10..=60_000, "\"10ms\" to \"60s\"", faults);
     }
     if let Some(quiet) = limits.quiet {
-        span(quiet, "limits.quiet", 0..=10_000, "\"0ms\" to \"10s\"", faults);
+        point::span(quiet, "limits.quiet", 0..=10_000, "\"0ms\" to \"10s\"", faults);
     }
 }
 

@@ -1,18 +1,16 @@
 //! What an MQTT device looks like in TOML: a broker, and rows that pick values out of its messages.
 //!
-//! Serde reads the keys, [`resolve`] checks the meaning and gives a [`BrokerSpec`] that cannot be wrong. sample.toml is
-//! the manual of the keys.
+//! Serde reads the keys here; [`resolve`] checks what they mean. sample.toml is the manual of the keys.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+pub use crate::mqtt::resolve::{BrokerSpec, Rule, resolve};
 use crate::number::Number;
-use crate::point::{DeadbandRow, Point, WindowRow};
+use crate::point::{DeadbandRow, WindowRow};
 use crate::units::{Size, Span};
 
 /// `[[mqtt]]`: a broker.
@@ -164,69 +162,4 @@ pub enum ValueType {
     F64,
     /// Text.
     String,
-}
-
-/// A broker without faults.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BrokerSpec {
-    /// As configured.
-    pub name: String,
-    /// ISA-95 asset path.
-    pub path: String,
-    /// Host name or IP address, an IPv6 address without its brackets.
-    pub host: String,
-    /// TCP port, not 0.
-    pub port: u16,
-    /// Whether to speak TLS.
-    pub tls: bool,
-    /// The session's name.
-    pub client_id: String,
-    /// Where the broker asks for one.
-    pub username: Option<String>,
-    /// The path of the password's file.
-    pub password_file: Option<String>,
-    /// Path of the authority's certificate.
-    pub ca: Option<String>,
-    /// Path of the client's certificate.
-    pub cert: Option<String>,
-    /// Path, or credential, of the client's key.
-    pub key: Option<String>,
-    /// Silence after which the connection is tested.
-    pub keep_alive: Duration,
-    /// Largest payload in bytes.
-    pub max_payload: usize,
-    /// Most points.
-    pub max_topics: usize,
-    /// Longest time between two attempts to connect.
-    pub reconnect_max: Duration,
-    /// For people.
-    pub description: String,
-    /// What to pick out, in the order of the rows.
-    pub rules: Vec<Rule>,
-}
-
-/// A row without faults.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
-    /// What the points mean; with wildcards its `name` and `source` are templates.
-    pub point: Point,
-    /// The topic filter.
-    pub filter: String,
-    /// JSON pointer to the value, `""` for the payload itself.
-    pub value: String,
-    /// JSON pointer to the stamp.
-    pub time: Option<String>,
-    /// What the value is.
-    pub ty: ValueType,
-    /// Whether the filter has wildcards, so that points appear while running.
-    pub wildcard: bool,
-}
-
-/// Checks one broker; `path` is where it stands, as in `mqtt[0]`, `agent` the agent's id.
-///
-/// # Errors
-/// Every fault it has.
-pub fn resolve(broker: &Broker, path: &str, agent: &str) -> Result<BrokerSpec, Vec<Fault>> {
-    let _ = (broker, path, agent);
-    Err(Vec::new())
 }

@@ -7,3 +7,7 @@ pub mod config;
 pub mod decode;
 #[cfg(feature = "io")]
 pub mod driver;
+mod payload;
+mod resolve;
+mod stamp;
+mod topic;
