@@ -453,3 +453,9 @@ fn body_of(bytes: &[u8], readings: u32, schema: &impl Schema) -> Result<Batch, R
     scan::counts(bytes, readings, schema)?;
     columns::batch(bytes, schema)
 }
+
+/// The integers of a column alone, for the encoder's tests.
+#[cfg(test)]
+pub(crate) fn integers(coded: &mut pb::Column, n: usize) -> Result<Vec<i64>, Refusal> {
+    columns::ints(coded, n)
+}

@@ -116,7 +116,6 @@ pub fn inflate(bytes: &[u8], max: usize) -> Result<Vec<u8>, Damaged> {
         let filled = content.len();
         let mut output = OutBuffer::around_pos(&mut content, filled);
         let want = context.decompress_stream(&mut output, &mut input).map_err(|_| Damaged::Frame)?;
-        drop(output);
         if content.len() > max {
             return Err(Damaged::TooLong(max));
         }
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn content_comes_back_and_the_ceiling_is_exact() {
-        let content: Vec<u8> = (0..100_000_u32).map(|i| (i * i >> 7) as u8).collect();
+        let content: Vec<u8> = (0..100_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
         let frame = squeeze(&content);
         assert_eq!(inflate(&frame, content.len()).unwrap(), content);
         assert_eq!(inflate(&frame, content.len() - 1), Err(Damaged::TooLong(content.len() - 1)));

@@ -249,7 +249,7 @@ fn unshift(int: i64, shift: u32) -> Option<i64> {
 }
 
 /// Rules 13 to 17: the n integers of a column. n is at least 1 and bounded by rule 8.
-fn ints(coded: &mut pb::Column, n: usize) -> Result<Vec<i64>, Refusal> {
+pub(super) fn ints(coded: &mut pb::Column, n: usize) -> Result<Vec<i64>, Refusal> {
     let mut ints = mem::take(&mut coded.ints);
     let runs = &coded.runs;
     let counted = if runs.is_empty() { ints.len() == n || ints.len() == 1 } else { ints.len() == runs.len() };

@@ -43,8 +43,7 @@ fn fit(bits: u64, width: Width, digits: usize) -> Fit {
         Width::Double => (f64::from_bits(bits), 9e15),
     };
     let product = value * power;
-    // A NaN compares false.
-    if !(product.abs() < limit) {
+    if product.is_nan() || product.abs() >= limit {
         return Fit::TooLarge;
     }
     // Beyond 2^52 a double is whole, and adding a half would round it to even.
