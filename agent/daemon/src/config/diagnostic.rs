@@ -59,6 +59,16 @@ impl Diagnostic {
         }
     }
 
+    /// Takes out what may hold a password: the source line of a URL, and a message that repeats the URL.
+    pub(crate) fn hide_login(&mut self) {
+        if self.key.ends_with("url") && self.text.contains('@') {
+            self.text.clear();
+            if self.message.contains('@') {
+                self.message = "a URL may hold neither user nor password".into();
+            }
+        }
+    }
+
     /// Writes it for people: the message, the place, the source line with the fault underlined, the help.
     ///
     /// # Errors

@@ -119,7 +119,11 @@ pub(super) fn read(
                 broker_specs.push(spec);
             }
             Err(faults) => {
+                let rows_whole = brokers.places.get(index).is_none_or(|place| place.whole);
                 for fault in faults {
+                    if fault.path == join(&path, "point") && !rows_whole {
+                        continue;
+                    }
                     let path = brokers.in_file("mqtt", &fault.path);
                     say(check, &documents, fault, &path);
                 }
@@ -187,7 +191,11 @@ fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usi
             let path = row_in_file(&fault.path, rows).unwrap_or_else(|| fault.path.clone());
             check.report.error(document.fault(&path, fault.message, fault.help));
         }
-        None => check.error(path, fault.message, fault.help),
+        None => {
+            let mut diagnostic = check.document.fault(path, fault.message, fault.help);
+            diagnostic.hide_login();
+            check.report.error(diagnostic);
+        }
     }
 }
 

@@ -251,10 +251,7 @@ impl UplinkConfig {
                 Err(message) => {
                     let help = "mqtts://HOST:8883, or mqtt://HOST:1883 without TLS";
                     let mut fault = check.document.fault("uplink.url", message, help);
-                    if self.url.contains('@') {
-                        // The line may show a password.
-                        fault.text.clear();
-                    }
+                    fault.hide_login();
                     check.report.error(fault);
                 }
             }
