@@ -48,13 +48,14 @@ const PURE: [Pure; 3] = [
             "prost",
             "zstd-safe",
             "zstd-sys",
-            // rings, square roots, seeded chance
+            // rings, ranges of seqs, square roots, seeded chance
             "heapless",
             "hash32",
             "byteorder",
             "stable_deref_trait",
             "libm",
             "fastrand",
+            "rangemap",
             // sha2 and what it is made of
             "sha2",
             "digest",
