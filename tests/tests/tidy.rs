@@ -18,7 +18,12 @@ fn root() -> PathBuf {
 
 /// All files of the tree, without what git or cargo made.
 fn files() -> Vec<PathBuf> {
-    let mut found = Vec::new();
+    entries().0
+}
+
+/// Files, and whatever is neither file nor folder.
+fn entries() -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut found, mut odd) = (Vec::new(), Vec::new());
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
@@ -29,12 +34,14 @@ fn files() -> Vec<PathBuf> {
                 folders.push(entry.path());
             } else if kind.is_file() {
                 found.push(entry.path());
+            } else if !kind.is_dir() {
+                odd.push(entry.path());
             }
         }
     }
     found.sort();
     assert!(found.len() > 20, "the walk found only {} files: the tree has moved", found.len());
-    found
+    (found, odd)
 }
 
 fn ending(path: &Path) -> &str {
@@ -120,6 +127,12 @@ fn no_module_has_an_empty_name() {
         .map(|path| shown(path))
         .collect();
     report(wrong, "name the module after the idea that is in it");
+}
+
+#[test]
+fn files_are_files() {
+    let wrong = entries().1.iter().map(|path| shown(path)).collect();
+    report(wrong, "put the file itself here: a link leads elsewhere on another machine");
 }
 
 #[test]
