@@ -1,7 +1,8 @@
 //! The agent's row: what it last said of itself, and where the ledger stands in its present epoch.
 //!
 //! An `AgentStatus` comes to every receiver, so two of them write the same row, and one may lag. A status is therefore
-//! taken only if it is news: within one boot and epoch its time or its count of admitted readings must have grown. The
+//! taken only if it is no older: within one boot and epoch neither its time nor its count of admitted readings may be
+//! behind, unless the other is ahead (a clock may step), and nothing follows an OFFLINE of the same moment. The
 //! will (OFFLINE without a time) carries neither; it changes the state alone, and only of the life it belongs to, so that
 //! the stored ledger stays as it was (contract, Topics).
 
@@ -14,7 +15,7 @@ use crate::rows::reason_name;
 pub struct AgentRow {
     /// The present epoch; 0 = none known yet.
     pub epoch: u64,
-    /// Whether a status named the epoch. Until then the highest epoch of a batch does; a clock that restarts at 1970 makes
+    /// Whether a status named the epoch. Until then the highest that came does; a clock that restarts at 1970 makes
     /// a new epoch a lower number, so once statuses come they alone decide.
     pub by_status: bool,
     /// `online`, `offline`, `stopping`, `degraded`; empty while no status came.
@@ -65,7 +66,7 @@ pub fn state_name(state: i32) -> String {
 }
 
 impl AgentRow {
-    /// A batch of `epoch` came.
+    /// A batch or a catalogue of `epoch` came.
     pub fn saw_batch(&mut self, epoch: u64) {
         if !self.by_status && epoch > self.epoch {
             *self = Self { epoch, state: std::mem::take(&mut self.state), ..Self::default() };
@@ -89,7 +90,11 @@ impl AgentRow {
         }
         let ledger = status.ledger.clone().unwrap_or_default();
         if self.by_status && same_life && status.at_ms <= self.at_ms && ledger.admitted <= self.admitted {
-            return false;
+            let same_moment = status.at_ms == self.at_ms && ledger.admitted == self.admitted;
+            let offline = self.state == state_name(pb::agent_status::State::Offline.into());
+            if !same_moment || (offline && status.state() != pb::agent_status::State::Offline) {
+                return false;
+            }
         }
         let lost = ledger.lost.iter().fold(0_u64, |sum, lost| sum.saturating_add(lost.readings));
         let by_reason: Vec<String> =
@@ -154,6 +159,9 @@ mod tests {
         row.saw_status(&status(State::Stopping, 7, 2_000, 9));
         assert!(!row.saw_status(&status(State::Online, 7, 1_000, 8)));
         assert_eq!(row.state, "stopping");
+        assert!(row.saw_status(&status(State::Offline, 7, 2_000, 9)), "a clean stop may take less than a millisecond");
+        assert!(!row.saw_status(&status(State::Stopping, 7, 2_000, 9)));
+        assert_eq!(row.state, "offline");
         assert!(
             row.saw_status(&status(State::Online, 6, 1_000, 0)),
             "a new epoch may have a lower number and an older clock"

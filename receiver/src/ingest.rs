@@ -1,6 +1,6 @@
 //! From a message's bytes to what the ledger can settle: open, find the catalogue, decode (contract rules 11, 12, 22).
 //!
-//! Pure, and in two steps, because a catalogue is found by what the first yields: [`open`] reads the header, [`decode`]
+//! Pure, and in two steps, because a catalogue is found by what the first yields: [`open()`] reads the header, [`decode()`]
 //! the body. What can go wrong is part of the answer, not an error: a batch that is damaged is refused for good and kept
 //! in quarantine, one that is too new or lacks its catalogue stays at the edge; neither ever blocks what comes behind it.
 

@@ -64,7 +64,8 @@ impl Arrival {
             Self::Quarantine(set_aside) => [set_aside.epoch].into(),
             Self::Waiting { epoch, .. } | Self::TooNew { epoch } => [*epoch].into(),
             Self::Status(status) => [status.epoch].into(),
-            Self::Catalog(_) | Self::Greeting => BTreeSet::new(),
+            Self::Catalog(catalog) => [catalog.epoch].into(),
+            Self::Greeting => BTreeSet::new(),
         }
     }
 }
@@ -196,6 +197,7 @@ pub fn settle(mut book: Book, arrivals: &[Arrival], now_ms: i64) -> Settled {
             }
             Arrival::TooNew { epoch } => answers.entry(*epoch).or_default().too_new = true,
             Arrival::Catalog(catalog) => {
+                book.agent.saw_batch(catalog.epoch);
                 let newest = catalogs.entry(catalog.epoch).or_insert_with(|| Arc::clone(catalog));
                 if newest.rev < catalog.rev {
                     *newest = Arc::clone(catalog);

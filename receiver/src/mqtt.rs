@@ -43,8 +43,8 @@ const BUDGET_KIB: u32 = 64 << 10;
 /// Requests that wait for the event loop.
 const REQUESTS: usize = 1_024;
 
-/// Longest wait before the next try to connect.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Longest wait before the next try to connect. Receivers are few, and while they are away everyone waits.
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -331,7 +331,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Full jitter: random(0, min(30 s, 1 s · 2ⁿ)), so that receivers and agents do not storm a broker that comes back.
+/// Full jitter: random(0, min(3 s, 1 s · 2ⁿ)), so that receivers and agents do not storm a broker that comes back.
 fn backoff(tries: u32) -> Duration {
     let most = Duration::from_secs(1).saturating_mul(1 << tries.min(5)).min(MAX_BACKOFF);
     most.mul_f64(fastrand::f64())

@@ -293,12 +293,12 @@ impl Committer {
         }
     }
 
-    /// Waits before the next try: 0.1 s · 2ⁿ up to 10 s, half of it by chance. Says so at the first, then every eighth time.
+    /// Waits before the next try: 0.1 s · 2ⁿ up to 3 s, half of it by chance. Says so at the first, then every eighth time.
     async fn wait(&mut self, error: &str, tries: &mut u32) -> Result<(), Stopped> {
         if tries.is_multiple_of(8) {
             tracing::warn!(error, tries, "the database does not answer; trying again");
         }
-        let most = Duration::from_millis(100).saturating_mul(1 << (*tries).min(7)).min(Duration::from_secs(10));
+        let most = Duration::from_millis(100).saturating_mul(1 << (*tries).min(7)).min(Duration::from_secs(3));
         *tries = tries.saturating_add(1);
         let stop = timeout(most.mul_f64(0.5 + fastrand::f64() / 2.0), self.stopped.wait_for(|&stop| stop));
         if stop.await.is_ok() { Err(Stopped) } else { Ok(()) }

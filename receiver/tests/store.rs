@@ -418,8 +418,12 @@ async fn memory_agrees_with_sqlite() {
         let database = Database::sqlite();
         let mut receiver = Receiver::new(&database);
         let mut memory = Memory::new();
-        let catalogs = [EPOCH, EPOCH + 1].map(|epoch| (Kind::Catalog, catalog(epoch, 1)));
-        receiver.receive(&catalogs).await;
+        let mut catalogs = Vec::new();
+        for epoch in [EPOCH, EPOCH + 1] {
+            catalogs.extend(receiver.intake.take(&receiver.key, Kind::Catalog, &catalog(epoch, 1)));
+        }
+        memory.commit(&Group::from([(receiver.key.clone(), catalogs.clone())]), 1);
+        receiver.commit(catalogs).await;
         for _ in 0..12 {
             let mut arrivals = Vec::new();
             for _ in 0..random.usize(1..6) {
