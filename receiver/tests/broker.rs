@@ -280,6 +280,66 @@ async fn two_receivers_share_the_data() {
     assert_eq!(database.one("SELECT count(*) FROM gap").await, "0");
 }
 
+/// Two receivers on one PostgreSQL, one of them killed with SIGKILL in every round of batches and started again: what was
+/// acknowledged is in the database, once, and nothing is taken for lost.
+#[tokio::test]
+async fn receivers_may_be_killed_at_any_moment() {
+    const BATCHES: u64 = 400;
+    const WINDOW: u64 = 40;
+    let broker = Mosquitto::start();
+    let database = Database::postgres().await;
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tributary-receiver"));
+        command.args([
+            "run",
+            "--broker",
+            &format!("mqtt://127.0.0.1:{}", broker.port),
+            "--store",
+            &database.argument(),
+        ]);
+        Killed(command.stderr(Stdio::null()).spawn().unwrap())
+    };
+    let mut receivers = [start(), start()];
+    let mut agent = Agent::start(broker.port, "gw-1").await;
+    agent.hello(1).await;
+    let mut settled = std::collections::BTreeSet::new();
+    let mut round = 0;
+    while settled.len() < BATCHES as usize {
+        let open: Vec<u64> = (1..=BATCHES).filter(|seq| !settled.contains(seq)).take(WINDOW as usize).collect();
+        for seq in &open {
+            agent
+                .publish("data/l", false, batch(EPOCH, *seq, open[0], &temperatures(seq.cast_signed() * 1_000, &[1])))
+                .await;
+        }
+        receivers[round % 2] = start(); // the old one dies as it is dropped
+        round += 1;
+        assert!(round < 200, "{} of {BATCHES} settled", settled.len());
+        // As long as Acks come; then whatever is missing is sent again.
+        while let Ok(Some(ack)) = timeout(Duration::from_millis(300), agent.acks.recv()).await {
+            assert!(ack.verdict() == Verdict::Ok && ack.refused.is_empty(), "{ack:?}");
+            settled.extend(1..=ack.contiguous_seq);
+            settled.extend(ack.also.iter().flat_map(|range| range.first..=range.last));
+            if open.iter().all(|seq| settled.contains(seq)) {
+                break;
+            }
+        }
+    }
+    assert_eq!(database.one("SELECT count(*), count(DISTINCT at_ms) FROM reading").await, "400|400");
+    assert_eq!(database.one("SELECT count(*) FROM batch").await, "400");
+    assert_eq!(database.one("SELECT count(*) FROM gap").await, "0");
+    assert_eq!(database.one("SELECT count(*) FROM quarantine").await, "0");
+}
+
+/// A process that gets SIGKILL when it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// The broker dies and comes back: the receiver finds it again.
 #[tokio::test]
 async fn a_broker_that_comes_back_is_found_again() {
