@@ -7,7 +7,10 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod field;
+pub mod mqtt;
+pub mod notices;
 pub mod run;
 pub mod status;
-
 pub mod store;
+pub mod tls;

@@ -1,12 +1,353 @@
-//! The agent running.
+//! The agent running: opens the spool, starts the drivers, and drives the pipeline until a signal.
+//!
+//! ```text
+//! bus tasks ──polls──▶ ┌──────────┐ ──commands──▶ store thread
+//! broker tasks ─msgs─▶ │   run    │ ◀──replies───
+//! status socket ─ask─▶ │ pipeline │ ──publish───▶ wire task
+//! signals ───────────▶ └──────────┘ ◀──events────
+//! ```
+//!
+//! One loop owns the pipeline: it tells what happened, does what the pipeline answers, and sleeps until its next
+//! deadline. It holds no rule of any stage. Every channel is bounded; what would block has a thread or task of its own.
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tributary_core::pipeline::{self, Now, Output, Pipeline};
+use tributary_core::store::{Store, StoreCommand, StoreError, StoreReply};
+use tributary_protocols::time::{Clock, Mono};
+
+use crate::clock::{QualityWatch, StepDetector, SystemClock, TimeQuality};
 use crate::config::Config;
+use crate::field::{self, Field};
+use crate::mqtt::{Wire, WireEvent};
+use crate::notices::Notices;
+use crate::status::{self, Ask};
+use crate::store::thread::{Refused, STUCK, StoreThread};
+use crate::store::{Reserve, SledStore};
 
-/// Runs the agent until a signal.
+/// Commands that may wait for the disk.
+const COMMANDS: usize = 16;
+/// How often the clocks are compared and the store is looked after, at the least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Polls taken in before anything else is done.
+const AT_ONCE: usize = 256;
+/// Drivers get this long to end.
+const DRIVERS_END: Duration = Duration::from_millis(300);
+/// A clean stop has this long to send what it can, of the 5 s in all.
+const GRACE: Duration = Duration::from_millis(3_800);
+/// The goodbye to the broker.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The spool cannot be used.
+    #[error("the spool in {dir}: {source}")]
+    Spool {
+        /// Its folder.
+        dir: String,
+        /// What is wrong.
+        source: StoreError,
+    },
+    /// The status socket cannot be made.
+    #[error("the status socket {path}: {source}")]
+    Socket {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// The configuration passes a ceiling.
+    #[error("{0}")]
+    Model(#[from] tributary_core::intake::Unbuildable),
+    /// The system gives no thread, timer or signal handler.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+    /// The store has hung or ended: a supervised restart is safe, and the only cure.
+    #[error("the store does not answer; ending for a restart, nothing accepted is lost")]
+    StoreHung,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
 #[must_use]
 pub fn run(config: Config) -> ExitCode {
-    let _ = config;
-    ExitCode::FAILURE
+    let outcome =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System).and_then(
+            |runtime| {
+                let outcome = runtime.block_on(async { agent(config, signal()?).await });
+                runtime.shutdown_background();
+                outcome
+            },
+        );
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the agent ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn signal() -> Result<impl Future<Output = ()>, RunError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The agent, until `shutdown` resolves and a clean stop has come to its end.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    field::install_crypto();
+    let clock = SystemClock::new();
+    let root = config.agent.state_dir.join("spool");
+    let spool_error = |source| RunError::Spool { dir: root.display().to_string(), source };
+    let mut store = SledStore::open(&root, Reserve::default()).map_err(spool_error)?;
+    let found = store.recover().map_err(spool_error)?;
+    let socket = config.agent.socket();
+    let listener =
+        status::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
+    let mut agent = Agent::new(config, clock, store, found)?;
+    let outcome = agent.run(listener, shutdown).await;
+    let _ = std::fs::remove_file(&socket);
+    outcome
+}
+
+/// Everything the loop owns.
+struct Agent {
+    clock: SystemClock,
+    quality: QualityWatch,
+    steps: StepDetector,
+    pipeline: Pipeline,
+    store: StoreThread,
+    replies: mpsc::Receiver<StoreReply>,
+    /// Commands that the thread had no room for.
+    commands: VecDeque<StoreCommand>,
+    wire: Wire,
+    wire_events: mpsc::Receiver<(u64, WireEvent)>,
+    field: Field,
+    facts: field::Facts,
+    notices: Notices,
+    status: status::Source,
+    last_look: Mono,
+    goodbye: bool,
+}
+
+impl Agent {
+    fn new(
+        config: Config,
+        clock: SystemClock,
+        store: SledStore,
+        found: tributary_core::store::Recovered,
+    ) -> Result<Self, RunError> {
+        let (mono, wall) = clock.both();
+        let now = Now { mono, wall };
+        let status = status::Source::new(&config);
+        let core = pipeline::Config {
+            batch: config.batch.core(),
+            spool: config.spool.core(),
+            uplink: config.uplink.core(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_sha256: config.sha256.clone(),
+            boot_id: fastrand::u128(..).to_be_bytes(),
+            seed: fastrand::u64(..),
+        };
+        let Some(endpoint) = config.uplink.endpoint() else {
+            // `check` refuses such a configuration; nobody else makes one.
+            return Err(RunError::System(std::io::ErrorKind::InvalidInput.into()));
+        };
+        let (wire, wire_events) = Wire::new(&config.agent, &config.uplink, endpoint);
+        let pipeline = Pipeline::new(core, config.model, found, now)?;
+        let (store, replies) = StoreThread::spawn(store, Arc::new(clock), COMMANDS)?;
+        let (field, facts) = Field::start(config.buses, config.brokers, clock);
+        let mut agent = Self {
+            clock,
+            quality: QualityWatch::new(&config.agent.time_sync),
+            steps: StepDetector::default(),
+            pipeline,
+            store,
+            replies,
+            commands: VecDeque::new(),
+            wire,
+            wire_events,
+            field,
+            facts,
+            notices: Notices::default(),
+            status,
+            last_look: mono,
+            goodbye: false,
+        };
+        agent.look(now);
+        Ok(agent)
+    }
+
+    fn now(&mut self) -> Now {
+        let (mono, wall) = self.clock.both();
+        let now = Now { mono, wall };
+        if let Some(offset_ms) = self.steps.look(mono, wall) {
+            tracing::warn!(offset_ms, "the wall clock stepped");
+            self.pipeline.handle_step(now, offset_ms);
+            self.look(now);
+        }
+        now
+    }
+
+    /// What the system says of its clock.
+    fn look(&mut self, now: Now) {
+        use tributary_proto::pb;
+        self.last_look = now.mono;
+        let quality = match self.quality.look(now.wall) {
+            TimeQuality::Synced => pb::TimeQuality::Synced,
+            TimeQuality::Holdover => pb::TimeQuality::Holdover,
+            TimeQuality::Unsynced => pb::TimeQuality::Unsynced,
+        };
+        self.status.time_quality = quality;
+        self.pipeline.handle_clock(now, quality, 0);
+    }
+
+    async fn run(&mut self, listener: UnixListener, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let (asks, mut asked) = mpsc::channel::<Ask>(8);
+        tokio::spawn(status::serve(listener, asks));
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
+        let mut shutdown = std::pin::pin!(shutdown);
+        // When the drivers must have ended, once a stop was asked for.
+        let mut drivers_end: Option<Mono> = None;
+        let (mut polling, mut listening, mut stopping) = (true, true, false);
+        loop {
+            let now = self.now();
+            if self.store.stuck_for(now.mono).is_some_and(|stuck| stuck >= STUCK) {
+                return Err(RunError::StoreHung);
+            }
+            if now.mono.since(self.last_look) >= LOOK_EVERY {
+                self.look(now);
+            }
+            if let Some(end) = drivers_end
+                && !stopping
+                && ((!polling && !listening) || now.mono >= end)
+            {
+                stopping = true;
+                self.pipeline.stop(now, GRACE);
+            }
+            self.act(now)?;
+            if self.pipeline.is_finished() && self.goodbye {
+                return self.goodbye().await;
+            }
+            let deadline = self
+                .pipeline
+                .next_deadline()
+                .into_iter()
+                .chain([now.mono + LOOK_EVERY])
+                .chain(drivers_end.filter(|_| !stopping))
+                .min()
+                .unwrap_or(now.mono);
+            let alarm = tokio::time::sleep_until(self.clock.instant(deadline).into());
+            tokio::select! {
+                reply = self.replies.recv() => match reply {
+                    Some(reply) => { let now = self.now(); self.pipeline.handle_store(now, reply); }
+                    None => return Err(RunError::StoreHung),
+                },
+                Some((connection, event)) = self.wire_events.recv() => self.wire_event(connection, event),
+                poll = self.facts.polls.recv(), if polling => match poll {
+                    Some((_, poll)) => self.take_polls(poll),
+                    None => polling = false,
+                },
+                message = self.facts.messages.recv(), if listening => match message {
+                    Some(message) => { let now = self.now(); self.field.take(now, message, &mut self.pipeline); }
+                    None => listening = false,
+                },
+                Some(ask) = asked.recv() => {
+                    let now = self.now();
+                    let _ = ask.send(self.status.status(now, &self.pipeline, &self.field));
+                }
+                () = &mut shutdown, if drivers_end.is_none() => {
+                    tracing::info!("stopping");
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                    self.field.stop();
+                    drivers_end = Some(self.clock.mono() + DRIVERS_END);
+                }
+                () = alarm => {}
+            }
+        }
+    }
+
+    /// Does what the pipeline wants done now.
+    fn act(&mut self, now: Now) -> Result<(), RunError> {
+        while let Some(output) = self.pipeline.poll(now) {
+            match output {
+                Output::Store(command) => self.commands.push_back(command),
+                Output::Connect { will } => self.wire.connect(will),
+                Output::Abort => self.wire.abort(),
+                Output::Publish(publish) => self.wire.publish(publish),
+                Output::Disconnect => {}
+                Output::Release(receipt) => self.field.release(receipt),
+                Output::Notice(notice) => self.notices.tell(&notice),
+            }
+        }
+        self.goodbye |= self.pipeline.is_finished();
+        while let Some(command) = self.commands.pop_front() {
+            match self.store.send(command) {
+                Ok(()) => {}
+                Err(Refused::Busy(command)) => {
+                    self.commands.push_front(*command);
+                    break;
+                }
+                Err(Refused::Ended) => return Err(RunError::StoreHung),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_polls(&mut self, first: tributary_protocols::reading::Poll) {
+        let now = self.now();
+        self.pipeline.handle_poll(now, &first);
+        for _ in 1..AT_ONCE {
+            let Ok((_, poll)) = self.facts.polls.try_recv() else { break };
+            self.pipeline.handle_poll(now, &poll);
+        }
+    }
+
+    fn wire_event(&mut self, connection: u64, event: WireEvent) {
+        if !self.wire.is_current(connection) {
+            return;
+        }
+        let now = self.now();
+        match event {
+            WireEvent::Connected => self.pipeline.handle_connected(now),
+            WireEvent::Disconnected(reason) => {
+                self.notices.why_disconnected(reason);
+                self.pipeline.handle_disconnected(now);
+            }
+            WireEvent::Puback(seq) => self.pipeline.handle_puback(now, seq),
+            WireEvent::Ack(bytes) => self.pipeline.handle_ack(now, &bytes),
+            WireEvent::Control(bytes) => self.pipeline.handle_control(now, &bytes),
+        }
+    }
+
+    async fn goodbye(&mut self) -> Result<(), RunError> {
+        let _ = tokio::time::timeout(GOODBYE, self.wire.disconnect()).await;
+        let ledger = self.pipeline.ledger();
+        tracing::info!(
+            admitted = ledger.admitted,
+            delivered = ledger.delivered,
+            held = self.pipeline.held(),
+            filtered = ledger.filtered,
+            lost = ledger.lost(),
+            "the agent ended"
+        );
+        Ok(())
+    }
 }

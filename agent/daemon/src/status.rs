@@ -7,6 +7,8 @@
 //! Limits: [`CLIENTS`] connections at a time, [`PATIENCE`] for each; a path of 107 bytes (checked with the
 //! configuration); the socket has mode 0600, and the folder around it decides who may reach it at all.
 
+mod source;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -23,6 +25,8 @@ use tokio::time::timeout;
 
 use crate::clock::TimeQuality;
 use crate::config::AckMode;
+
+pub use source::Source;
 
 /// Most connections served at a time; more wait.
 const CLIENTS: usize = 8;

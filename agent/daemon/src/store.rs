@@ -70,8 +70,6 @@ pub struct SledStore {
     ballast: bool,
     /// The last commit found the disk full.
     was_full: bool,
-    /// Where the last commit failed over damage. The second time in a row it is set aside.
-    struck: Option<DirId>,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -84,7 +82,10 @@ impl SledStore {
     /// `Unavailable` if another agent holds it, if it was written by another version, or if it cannot be written;
     /// `Full`.
     pub fn open(root: &Path, reserve: Reserve) -> Result<Self, StoreError> {
-        at(fs::create_dir_all(root), "make", root)?;
+        if !root.is_dir() {
+            at(fs::create_dir_all(root), "make", root)?;
+            root.parent().filter(|parent| parent.is_dir()).map_or(Ok(()), disk::sync_dir)?;
+        }
         let path = root.join("lock");
         let lock = at(File::create(&path), "open", &path)?;
         match lock.try_lock() {
@@ -104,9 +105,8 @@ impl SledStore {
             sizes: BTreeMap::new(),
             kept: (0, 0),
             free: 0,
-            ballast: root.join("ballast").exists(),
+            ballast: disk::blocks(&root.join("ballast")) >= reserve.ballast.max(1),
             was_full: false,
-            struck: None,
             _lock: lock,
         };
         this.with_room(|this| check_format(&this.root))?;
@@ -126,7 +126,10 @@ impl SledStore {
         if !self.ballast && self.reserve.ballast > 0 && self.free > 4 * self.reserve.ballast {
             match disk::make_ballast(&self.root, self.reserve.ballast) {
                 Ok(()) => self.ballast = true,
-                Err(fault) => tracing::warn!(?fault, "spool: no ballast could be set aside"),
+                Err(fault) => {
+                    tracing::warn!(?fault, "spool: no ballast can be set aside");
+                    self.reserve.ballast = 0;
+                }
             }
         }
         let active = self.active.as_ref().and_then(|db| self.sizes.get(&db.id())).copied();
@@ -271,13 +274,13 @@ impl SledStore {
         });
         match done {
             Ok(()) => {
-                self.struck = None;
                 self.measure(commit.dir);
                 Ok(())
             }
             Err(Fault::Broken(why)) => {
                 self.close(commit.dir);
-                if was_open && self.struck.replace(commit.dir) != Some(commit.dir) {
+                // The handle may be to blame. What fails right after it was opened is damaged.
+                if was_open {
                     return Err(Fault::Unavailable(why));
                 }
                 self.give_up(commit.dir, &why)?;

@@ -34,6 +34,7 @@ mod topic;
 
 pub use build::{BrokerSource, BusSource};
 pub use diagnostic::{Diagnostic, Report};
+pub use endpoint::Endpoint;
 pub use files::FileRef;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
 

@@ -257,16 +257,18 @@ impl Database {
         })
     }
 
-    /// The first commit is durable as data; now the names that lead to it.
+    /// The first commit is durable as data; now the names that lead to it. The mark comes last: who finds it later, after
+    /// an error here, must not have to do any of this again.
     fn begin(&mut self, mark: &[u8]) -> Result<(), Fault> {
         let conf = self.path.join("conf");
         at(File::open(&conf).and_then(|conf| conf.sync_all()), "sync", &conf)?;
-        let path = Mark::path(&self.path);
-        disk::write_synced(&path, mark)?;
         disk::sync_dir(&self.path.join("blobs"))?;
         for dir in self.path.ancestors().take(3) {
             disk::sync_dir(dir)?;
         }
+        let path = Mark::path(&self.path);
+        disk::write_synced(&path, mark)?;
+        disk::sync_dir(&self.path)?;
         self.mark = Some(at(File::options().write(true).open(&path), "open", &path)?);
         Ok(())
     }
@@ -286,7 +288,10 @@ impl Database {
     /// The state record in force, and the catalogue it names, if whole.
     pub(super) fn state(&self) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, Fault> {
         let Some((stamp, state)) = self.newest_state()? else { return Ok(None) };
-        let catalog = self.get(Kind::Catalog, stamp.catalog % 2)?;
+        let catalog = match self.get(Kind::Catalog, stamp.catalog % 2) {
+            Err(Fault::Broken(_)) => None,
+            catalog => catalog?,
+        };
         Ok(Some((state, catalog.filter(|(tag, _)| *tag == stamp.catalog).map(|(_, bytes)| bytes))))
     }
 

@@ -1,0 +1,134 @@
+//! Puts the status together from those who know: the pipeline, the drivers, the configuration.
+
+use tributary_core::pipeline::{Now, Pipeline};
+use tributary_proto::pb;
+use tributary_protocols::modbus::status::DeviceState as ModbusState;
+use tributary_protocols::time::Mono;
+
+use super::{Bus, Device, DeviceState, Ledger, Spool, State, Status, Uplink};
+use crate::clock::TimeQuality;
+use crate::config::{AckMode, Config};
+use crate::field::Field;
+
+/// What the configuration says of the status.
+#[derive(Debug)]
+pub struct Source {
+    site: String,
+    agent: String,
+    ack: AckMode,
+    config_sha256: String,
+    /// Names of the model's devices.
+    devices: Vec<String>,
+    /// What the system last said of its clock.
+    pub time_quality: pb::TimeQuality,
+}
+
+impl Source {
+    /// From the configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            site: config.agent.site.clone(),
+            agent: config.agent.id.clone(),
+            ack: config.uplink.ack,
+            config_sha256: config.sha256.clone(),
+            devices: config.model.devices.iter().map(|device| device.name.clone()).collect(),
+            time_quality: pb::TimeQuality::Unsynced,
+        }
+    }
+
+    /// How things are now.
+    #[must_use]
+    pub fn status(&self, now: Now, pipeline: &Pipeline, field: &Field) -> Status {
+        let age = |at: Mono| u64::try_from(now.mono.since(at).as_millis()).unwrap_or(u64::MAX);
+        let (spool, uplink) = (pipeline.spool(), pipeline.uplink());
+        let usage = spool.usage();
+        let mut status = Status {
+            state: match pipeline.state() {
+                pb::agent_status::State::Online => State::Online,
+                pb::agent_status::State::Stopping => State::Stopping,
+                pb::agent_status::State::Degraded => State::Degraded,
+                pb::agent_status::State::Offline => State::Offline,
+            },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            site: self.site.clone(),
+            agent: self.agent.clone(),
+            epoch: format!("{:016x}", spool.epoch()),
+            last_seq: spool.durable(),
+            acked_seq: spool.first_retained().saturating_sub(1),
+            first_retained_seq: spool.first_retained(),
+            ledger: ledger(pipeline),
+            uplink: Uplink {
+                connected: uplink.connected(),
+                healthy: uplink.healthy(),
+                last_ack_ms: uplink.last_ack().map(age),
+                reconnects: uplink.reconnects(),
+                ack: self.ack,
+            },
+            spool: Spool {
+                disk_bytes: usage.disk_bytes,
+                records: spool.backlog(),
+                oldest_ms: spool.oldest().map(|oldest| now.wall.0.saturating_sub(oldest.0).max(0).unsigned_abs()),
+                quarantined: usage.quarantined,
+            },
+            catalog_rev: pipeline.catalog_rev(),
+            config_sha256: self.config_sha256.clone(),
+            time_quality: match self.time_quality {
+                pb::TimeQuality::Synced => TimeQuality::Synced,
+                pb::TimeQuality::Holdover => TimeQuality::Holdover,
+                _ => TimeQuality::Unsynced,
+            },
+            uptime_ms: now.mono.as_millis(),
+            devices: self
+                .devices
+                .iter()
+                .map(|name| Device { name: name.clone(), state: DeviceState::Disabled, ..Device::default() })
+                .collect(),
+            ..Status::default()
+        };
+        for (bus, keys) in field.buses() {
+            for (device, key) in bus.devices.iter().zip(keys) {
+                let Some(entry) = status.devices.get_mut(*key as usize) else { continue };
+                entry.state = match device.state {
+                    ModbusState::Ok => DeviceState::Ok,
+                    ModbusState::Degraded => DeviceState::Degraded,
+                    ModbusState::Silent => DeviceState::Silent,
+                };
+                (entry.polls_due, entry.polls_ok) = (device.polls_due, device.polls_ok);
+                entry.last_error.clone_from(&device.last_error);
+            }
+            status.buses.push(Bus {
+                name: bus.name.clone(),
+                utilisation: bus.utilisation,
+                requests: bus.requests,
+                timeouts: bus.timeouts,
+                connected: bus.connected,
+            });
+        }
+        for (broker, key) in field.brokers() {
+            if let Some(entry) = status.devices.get_mut(key as usize) {
+                entry.state = if broker.connected { DeviceState::Ok } else { DeviceState::Silent };
+                (entry.polls_due, entry.polls_ok) = (broker.counters.messages, broker.counters.readings);
+                entry.last_error.clone_from(&broker.last_error);
+            }
+            status.buses.push(Bus {
+                name: broker.name.clone(),
+                requests: broker.counters.messages,
+                connected: broker.connected,
+                ..Bus::default()
+            });
+        }
+        status
+    }
+}
+
+fn ledger(pipeline: &Pipeline) -> Ledger {
+    let ledger = pipeline.ledger();
+    Ledger {
+        admitted: ledger.admitted,
+        delivered: ledger.delivered,
+        held: pipeline.held(),
+        filtered: ledger.filtered,
+        lost: ledger.losses().map(|(reason, readings)| (reason.as_str_name().to_lowercase(), readings)).collect(),
+    }
+}
