@@ -30,7 +30,7 @@ pub struct Broker {
     /// Where the broker asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// A file with the password; its last line end is cut off.
+    /// A file whose first line is the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<String>,
     /// With `mqtts`: the authority that signed the broker's certificate.
@@ -162,4 +162,23 @@ pub enum ValueType {
     F64,
     /// Text.
     String,
+}
+
+impl ValueType {
+    /// As configuration names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::U16 => "u16",
+            Self::I16 => "i16",
+            Self::U32 => "u32",
+            Self::I32 => "i32",
+            Self::U64 => "u64",
+            Self::I64 => "i64",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::String => "string",
+        }
+    }
 }

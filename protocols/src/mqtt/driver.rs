@@ -63,7 +63,7 @@ pub struct Receipt {
 /// What the shell read from files: the user's password, and TLS.
 #[derive(Default)]
 pub struct Access {
-    /// The content of `password_file`.
+    /// The password, from `password_file`.
     pub password: Option<String>,
     /// With `mqtts`: the client's TLS configuration. Then required.
     pub tls: Option<TlsConfiguration>,

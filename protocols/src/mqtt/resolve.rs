@@ -214,7 +214,7 @@ fn rule(row: &PointRow, faults: &mut Faults<'_>) -> Rule {
             Some(bits) => point.bad.push(bits),
             None => faults.add(
                 &format!("bad[{index}]"),
-                format!("{bad} is no {:?}", row.ty),
+                format!("{bad} is no value of type {}", row.ty.name()),
                 "a value as the device publishes it",
             ),
         }
