@@ -5,8 +5,7 @@
 //! [`envelope`] puts the header around a body, fresh or from the spool, without touching it: the body is immutable
 //! (contract rule 3).
 //!
-//! The choice is made by exact lengths, not by a guess at the kind of signal: it costs one pass a candidate and is
-//! never wrong. Lossless for every bit pattern.
+//! The choice is made by weighing every coding, not by a guess at the kind of signal. Lossless for every bit pattern.
 //!
 //! The encoder trusts its caller in two things that it cannot see in one column: that a column has as many values as its
 //! statuses say, and that all columns of a frame have the frame's rows. [`crate::decode`] refuses a batch that breaks
@@ -25,7 +24,7 @@ use zstd_safe::{CCtx, CParameter};
 use crate::pb::{self, Kind};
 use crate::{SCHEMA, crc32c};
 use floats::{Decimals, Digits, Width};
-use ints::{Chooser, varint};
+use ints::{BYTE, Chooser, varint};
 
 /// The level bodies and catalogues are compressed at: above 3 zstd gains little on some kilobytes and costs a lot.
 pub(crate) const ZSTD_LEVEL: i32 = 3;
@@ -140,7 +139,7 @@ impl Encoder {
         }
     }
 
-    /// The smallest column of `values` under `statuses`: one code a row, or empty if all rows are GOOD.
+    /// The column of `values` that will be smallest in the body, under `statuses`: one code a row, or empty if all rows are GOOD.
     #[must_use]
     pub fn column(&mut self, statuses: &[u8], values: Values<'_>) -> pb::Column {
         let mut column = match values {
@@ -229,9 +228,10 @@ impl Encoder {
         for candidate in digits.candidates() {
             self.decimals.fill(bits, width, candidate);
             let plan = self.chooser.plan(&self.decimals.ints);
-            let bytes = plan.bytes + self.decimals.exception_len() + if candidate == 0 { 0 } else { 2 };
-            if best.as_ref().is_none_or(|(least, _, _)| bytes < *least) {
-                best = Some((bytes, candidate, plan));
+            let own = self.decimals.exception_len() + if candidate == 0 { 0 } else { 2 };
+            let weight = plan.weight + own * BYTE;
+            if best.as_ref().is_none_or(|(least, _, _)| weight < *least) {
+                best = Some((weight, candidate, plan));
             }
         }
         // Images of decimals are no better than the decimals themselves, unless those are long.
@@ -239,8 +239,8 @@ impl Encoder {
         if !(short && digits.all()) {
             let shift = floats::images(bits, width, &mut self.images);
             let plan = self.chooser.plan(&self.images);
-            let bytes = plan.bytes + if shift == 0 { 0 } else { 2 };
-            if best.as_ref().is_none_or(|(least, _, _)| bytes < *least) {
+            let weight = plan.weight + if shift == 0 { 0 } else { 2 * BYTE };
+            if best.as_ref().is_none_or(|(least, _, _)| weight < *least) {
                 self.chooser.write(&self.images, &plan, &mut column);
                 column.kind = Kind::Bits.into();
                 column.param = shift;

@@ -149,6 +149,9 @@ fn stamp(cell: &str, format: Option<&str>) -> Result<i64, Failure> {
     if let Ok(civil) = cell.trim_end_matches(['Z', 'z']).parse::<jiff::civil::DateTime>() {
         return utc(civil);
     }
+    if let Some(bare) = cell.strip_suffix("UTC").or_else(|| cell.strip_suffix("GMT")) {
+        return stamp(bare, None);
+    }
     let seconds: f64 = cell.parse().map_err(|_| format!("time stamp {cell:?}"))?;
     Ok((seconds * 1e3).round() as i64)
 }

@@ -1,10 +1,17 @@
 //! Which of the codings of columns.md section 4 is smallest for n integers, and the writing of it.
 //!
 //! A coding is a *base* (the integers as they are, stepped, or as indices of a dictionary), an *order* (0, 1, 2) and
-//! whether equal neighbours are written as *runs*: 18 combinations, and the constant. All lengths of one base are
-//! measured in one pass over the integers, as the exact number of bytes protobuf will take; nothing is built but the
-//! winner. Exhaustive search over offsets and divisors was turned down: the greatest common divisor and one offset for
-//! each purpose (small first entry; most values in one byte) find what search found on real registers.
+//! whether equal neighbours are written as *runs*: 18 combinations, and the constant. All codings of one base are weighed
+//! in one pass over the integers; nothing is built but the winner.
+//!
+//! What is weighed is not the bytes of the column alone but what is left of them once the body has been through zstd,
+//! which nearly every body is: its entropy coder makes of a varint about its significant bits, and of repeated entries
+//! almost nothing. [`entry`] is that estimate; its constants were fitted on six sets of real sensor data, where it saves
+//! 2.5 % at 1,000 readings a batch against exact varint lengths. Trying each coding with zstd itself was turned down:
+//! some 10 µs a try, for less than 1 % more.
+//!
+//! Search over offsets and divisors was turned down too: the greatest common divisor and one offset for each purpose (a
+//! small first entry; most values in one byte) find what search found on real registers.
 
 use alloc::vec::Vec;
 
@@ -18,14 +25,14 @@ enum Base {
     Dictionary { step: u64, offset: i64 },
 }
 
-/// A coding, and the bytes it takes.
+/// A coding, and what it weighs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     base: Base,
     order: u32,
     runs: bool,
-    /// Length of the fields `order` to `dictionary` of the column.
-    pub(super) bytes: usize,
+    /// Of the fields `order` to `dictionary` of the column.
+    pub(super) weight: usize,
 }
 
 /// Finds and writes codings; keeps its buffers.
@@ -47,14 +54,30 @@ pub(super) const fn zigzag(value: i64) -> usize {
     varint(((value << 1) ^ (value >> 63)).cast_unsigned())
 }
 
-/// Bytes of a packed field of `bytes` bytes with a tag below 16.
-const fn packed(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { 1 + varint(bytes as u64) + bytes }
+/// The weight of a byte that zstd cannot shorten; weights are in these parts of a byte.
+pub(super) const BYTE: usize = 64;
+
+/// The weight of an entry: an eighth of a byte for each significant bit, for each byte as a varint, and a little more
+/// for being there.
+const fn entry(value: i64) -> usize {
+    let significant = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    8 * (64 - significant.leading_zeros() as usize) + 8 * varint(significant) + 12
 }
 
-/// Bytes of the entries for each order, as they are and at the starts of runs, and of the run lengths.
+/// What is left of an entry that repeats the one before: a quarter, for zstd finds it.
+const REPEATED: usize = 4;
+
+/// Weight of the field `order`: the same two bytes in most columns of a body, which zstd finds.
+const ORDER: usize = BYTE / 2;
+
+/// The weight of a packed field whose entries weigh `entries`.
+const fn packed(entries: usize) -> usize {
+    if entries == 0 { 0 } else { 2 * BYTE + entries }
+}
+
+/// The weights of the entries for each order, as they are and at the starts of runs, and of the run lengths.
 #[derive(Default)]
-struct Lengths {
+struct Weights {
     entries: [usize; 3],
     starts: [usize; 3],
     runs: usize,
@@ -80,26 +103,26 @@ impl Differences {
     }
 }
 
-fn measure(values: &[i64]) -> Lengths {
-    let mut lengths = Lengths::default();
+fn measure(values: &[i64]) -> Weights {
+    let mut weights = Weights::default();
     let (mut all, mut starts) = (Differences::default(), Differences::default());
     let mut rest = values;
     while let [value, ..] = rest {
         let run = rest.iter().take_while(|&other| other == value).count();
-        for (length, entry) in lengths.starts.iter_mut().zip(starts.next(*value)) {
-            *length += zigzag(entry);
+        for (weight, difference) in weights.starts.iter_mut().zip(starts.next(*value)) {
+            *weight += entry(difference);
         }
-        lengths.runs += varint(run as u64);
-        // Of a run, only the first two entries can differ from zero at order 1, three at order 2.
+        weights.runs += entry((run >> 1).cast_signed() as i64) + 8; // a run length is not zigzag
+        // Within a run entries repeat from the third on, at every order.
         for position in 0..run.min(3) {
-            let repeats = if position == 2 { run - 2 } else { 1 };
-            for (length, entry) in lengths.entries.iter_mut().zip(all.next(*value)) {
-                *length += zigzag(entry) * repeats;
+            for (weight, difference) in weights.entries.iter_mut().zip(all.next(*value)) {
+                let one = entry(difference);
+                *weight += if position == 2 { one * (run - 2) / REPEATED } else { one };
             }
         }
         rest = rest.get(run..).unwrap_or_default();
     }
-    lengths
+    weights
 }
 
 fn gcd(mut a: u64, mut b: u64) -> u64 {
@@ -114,9 +137,9 @@ impl Chooser {
     pub(super) fn plan(&mut self, values: &[i64]) -> Plan {
         let first = values.first().copied().unwrap_or_default();
         if values.iter().all(|&value| value == first) {
-            return Plan { base: Base::Plain, order: 0, runs: false, bytes: packed(zigzag(first)) };
+            return Plan { base: Base::Plain, order: 0, runs: false, weight: packed(BYTE * zigzag(first)) };
         }
-        let mut best = Plan { base: Base::Plain, order: 0, runs: false, bytes: usize::MAX };
+        let mut best = Plan { base: Base::Plain, order: 0, runs: false, weight: usize::MAX };
         weigh(&mut best, Base::Plain, 0, &measure(values), 0..3);
 
         self.distinct.clear();
@@ -141,12 +164,12 @@ impl Chooser {
         // An index takes a byte at least, so a dictionary cannot pay where every entry is used about once.
         if self.distinct.len() * 2 <= values.len() + 4 {
             self.index(values);
-            let lengths = measure(&self.work);
+            let weights = measure(&self.work);
             let plain = packed(self.table(1, 0));
-            weigh(&mut best, Base::Dictionary { step: 0, offset: 0 }, plain, &lengths, 0..3);
+            weigh(&mut best, Base::Dictionary { step: 0, offset: 0 }, plain, &weights, 0..3);
             if step > 1 {
                 let extra = packed(self.table(step, offset)) + stepped(step, offset);
-                weigh(&mut best, Base::Dictionary { step, offset }, extra, &lengths, 0..3);
+                weigh(&mut best, Base::Dictionary { step, offset }, extra, &weights, 0..3);
             }
         }
         best
@@ -262,36 +285,36 @@ impl Chooser {
         work.extend(values.iter().map(|value| place(value) as i64));
     }
 
-    /// Bytes of the entries of the dictionary, stepped.
+    /// Weight of the entries of the dictionary, stepped.
     fn table(&self, step: u64, offset: i64) -> usize {
         let step = step.cast_signed();
         let mut last = 0;
-        let mut bytes = 0;
+        let mut weight = 0;
         for value in &self.distinct {
-            let entry = value.wrapping_sub(offset) / step;
-            bytes += zigzag(entry.wrapping_sub(last));
-            last = entry;
+            let stepped = value.wrapping_sub(offset) / step;
+            weight += entry(stepped.wrapping_sub(last)) + 4;
+            last = stepped;
         }
-        bytes
+        weight
     }
 }
 
-/// Bytes of the fields `step` and `offset`.
+/// Weight of the fields `step` and `offset`.
 const fn stepped(step: u64, offset: i64) -> usize {
-    1 + varint(step) + if offset == 0 { 0 } else { 1 + zigzag(offset) }
+    BYTE * (1 + varint(step) + if offset == 0 { 0 } else { 1 + zigzag(offset) })
 }
 
-/// Takes over whichever coding of `base` is smaller than `best`; `extra` are the bytes of the base's own fields.
-fn weigh(best: &mut Plan, base: Base, extra: usize, lengths: &Lengths, orders: core::ops::Range<usize>) {
+/// Takes over whichever coding of `base` is lighter than `best`; `extra` is the weight of the base's own fields.
+fn weigh(best: &mut Plan, base: Base, extra: usize, weights: &Weights, orders: core::ops::Range<usize>) {
     for order in orders {
-        let field = if order == 0 { 0 } else { 2 };
-        let entries = extra + field + packed(lengths.entries[order]);
-        let runs = extra + field + packed(lengths.starts[order]) + packed(lengths.runs);
-        for (bytes, runs) in [(entries, false), (runs, true)] {
-            if bytes < best.bytes {
+        let field = if order == 0 { 0 } else { ORDER };
+        let entries = extra + field + packed(weights.entries[order]);
+        let runs = extra + field + packed(weights.starts[order]) + packed(weights.runs);
+        for (weight, runs) in [(entries, false), (runs, true)] {
+            if weight < best.weight {
                 #[expect(clippy::cast_possible_truncation, reason = "at most 2")]
                 let order = order as u32;
-                *best = Plan { base, order, runs, bytes };
+                *best = Plan { base, order, runs, weight };
             }
         }
     }
@@ -302,14 +325,15 @@ mod tests {
     use super::*;
     use alloc::vec;
 
-    /// What the coding is, and its length; the length is checked against protobuf's own.
+    /// The column as coded, and its bytes.
     fn coded(values: &[i64]) -> (pb::Column, usize) {
         let mut chooser = Chooser::default();
         let plan = chooser.plan(values);
         let mut column = pb::Column::default();
         chooser.write(values, &plan, &mut column);
-        assert_eq!(prost::Message::encoded_len(&column), plan.bytes, "{column:?}");
-        (column, plan.bytes)
+        let bytes = prost::Message::encoded_len(&column);
+        assert_eq!(crate::decode::integers(&mut column.clone(), values.len()), Ok(values.to_vec()));
+        (column, bytes)
     }
 
     #[test]
@@ -335,9 +359,7 @@ mod tests {
         // Found by a property test: values less than 2^63 apart whose remainder took one of them over the edge.
         let (low, high) = (i64::MIN + 3, -1_000_000_007);
         for values in [[low, high, low, low, high, low], [high, low, low, high, low, low]] {
-            let (column, _) = coded(&values);
-            let mut times = column;
-            assert_eq!(crate::decode::integers(&mut times, values.len()), Ok(values.to_vec()));
+            coded(&values);
         }
     }
 }
