@@ -49,9 +49,11 @@ fn commented_defaults_are_the_defaults() {
 
 #[test]
 fn a_wrong_default_would_be_seen() {
-    for (right, wrong) in
-        [("# timeout = \"1s\"", "# timeout = \"2s\""), ("max_gap = 8", "max_gap = 9"), ("# scale = 1.0", "# scale = 2.0")]
-    {
+    for (right, wrong) in [
+        ("# timeout = \"1s\"", "# timeout = \"2s\""),
+        ("max_gap = 8", "max_gap = 9"),
+        ("# scale = 1.0", "# scale = 2.0"),
+    ] {
         assert!(MODBUS.contains(right));
         assert_ne!(plant(MODBUS), plant(&spelled_out(&MODBUS.replacen(right, wrong, 1))), "{wrong}");
     }

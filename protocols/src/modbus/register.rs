@@ -90,7 +90,6 @@ impl Table {
 ///
 /// Values of one register, and strings, are sent high byte first whatever the order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[expect(clippy::upper_case_acronyms, reason = "the field writes them so")]
 pub enum Order {
     /// Big-endian throughout, as the standard says.
     #[default]

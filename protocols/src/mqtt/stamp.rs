@@ -24,14 +24,9 @@ pub(crate) fn read(value: &Value) -> Option<Wall> {
 fn since_1970(number: &Number) -> Option<Wall> {
     if let Some(number) = number.as_i64() {
         // Units a second, and what makes milliseconds of them.
-        let units: [(i64, fn(i64) -> i64); 4] = [
-            (1, |seconds| seconds * 1_000),
-            (1_000, |millis| millis),
-            (1_000_000, |micros| micros / 1_000),
-            (1_000_000_000, |nanos| nanos / 1_000_000),
-        ];
-        let fits = |(a_second, _): &&(i64, fn(i64) -> i64)| (FIRST_S * a_second..LAST_S * a_second).contains(&number);
-        return units.iter().find(fits).map(|(_, to_millis)| Wall(to_millis(number)));
+        let units = [(1, 1_000, 1), (1_000, 1, 1), (1_000_000, 1, 1_000), (1_000_000_000, 1, 1_000_000)];
+        let fits = |(a_second, ..): &&(i64, i64, i64)| (FIRST_S * a_second..LAST_S * a_second).contains(&number);
+        return units.iter().find(fits).map(|(_, times, by)| Wall(number * times / by));
     }
     let number = number.as_f64()?;
     #[expect(clippy::cast_precision_loss, reason = "bounds below 2^53")]
