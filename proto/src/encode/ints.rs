@@ -10,8 +10,8 @@
 //! 2.5 % at 1,000 readings a batch against exact varint lengths. Sealing each body under some fifty policies and keeping
 //! the smallest was measured and turned down: 1 % less at 100 readings, nothing at 1,000, for fifty times the work.
 //!
-//! Search over offsets and divisors was turned down too: the greatest common divisor and one offset for each purpose (a
-//! small first entry; most values in one byte) find what search found on real registers.
+//! Offsets and divisors are not searched: the greatest common divisor, and one offset for each purpose (a small first
+//! entry; most values in one byte), keep it to a few passes.
 
 use alloc::vec::Vec;
 
