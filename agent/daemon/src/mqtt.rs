@@ -208,14 +208,25 @@ struct Session {
 
 impl Session {
     async fn run(mut self, mut event_loop: EventLoop) {
+        // A broker that takes the connection and then says nothing is no broker. Giving up on a poll is safe here:
+        // the connection is given up with it.
+        let patience = Duration::from_secs(CONNECT_TIMEOUT);
+        let mut subscribed = false;
         loop {
-            let event = match event_loop.poll().await {
+            let polled = if subscribed {
+                event_loop.poll().await
+            } else {
+                let polled = tokio::time::timeout(patience, event_loop.poll()).await;
+                polled.unwrap_or(Err(ConnectionError::NetworkTimeout))
+            };
+            let event = match polled {
                 Ok(event) => event,
                 Err(error) => {
                     let _ = self.say(WireEvent::Disconnected(reason(&error))).await;
                     return;
                 }
             };
+            subscribed |= matches!(event, Event::Incoming(Packet::SubAck(_)));
             let said = match event {
                 Event::Incoming(Packet::ConnAck(_)) => self.subscribe(),
                 Event::Incoming(Packet::SubAck(_)) => Some(WireEvent::Connected),

@@ -1,7 +1,9 @@
 //! What the pipeline notices, as log lines: one place for each, said once and then counted.
 //!
 //! At `info` a quiet hour prints nothing. A connection that fails again for the same reason is not said again; when it
-//! stands, how often it failed meanwhile is.
+//! stands, how often it failed meanwhile is. Losses are said when they have doubled: a storm of them is some thirty lines.
+
+use std::collections::BTreeMap;
 
 use tributary_core::pipeline::Notice;
 
@@ -11,6 +13,8 @@ pub struct Notices {
     reason: Option<String>,
     told: Option<String>,
     failures: u64,
+    /// Readings lost by reason: in all, and when that was last said.
+    lost: BTreeMap<String, (u64, u64)>,
 }
 
 impl Notices {
@@ -42,7 +46,12 @@ impl Notices {
             Notice::StoreRecovered => tracing::info!("the spool can be written again"),
             Notice::Lost { reason, readings } => {
                 let reason = reason.as_str_name().to_lowercase();
-                tracing::warn!(%reason, readings, "readings are lost; the centre is told");
+                let (all, said) = self.lost.entry(reason.clone()).or_default();
+                *all = all.saturating_add(*readings);
+                if *all >= said.saturating_mul(2) {
+                    *said = *all;
+                    tracing::warn!(%reason, readings = all, "readings are lost; the centre is told");
+                }
             }
             Notice::Replay { first, last } => tracing::info!(first, last, "the centre asks for batches again"),
             Notice::Unreadable { topic } => tracing::warn!(topic, "a message of the centre cannot be read"),
