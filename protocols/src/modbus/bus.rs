@@ -32,13 +32,13 @@ use crate::modbus::decode::{decode, exception_status};
 use crate::modbus::frame::{self, Answer, Doubt};
 use crate::modbus::patience::{PATIENCE, Silence};
 use crate::modbus::plan::Request;
+use crate::modbus::slot::{self, Last, Slot};
 use crate::modbus::status::{BusStatus, DeviceState, DeviceStatus, Load, Trouble};
 use crate::reading::{Outcome, Status};
 use crate::time::Mono;
 
 /// Stale answers between two questions.
 const MAX_STALE: u32 = 64;
-const SPREAD_MAX: Duration = Duration::from_secs(10);
 const URGENCY_MAX: Duration = Duration::from_secs(1);
 
 /// One bus: connection, requests with their due times, and what is known of its devices.
@@ -83,26 +83,6 @@ struct Unit {
     due: u64,
     ok: u64,
     last_error: Option<Trouble>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    id: u32,
-    unit: usize,
-    request: Request,
-    period: Duration,
-    /// The next poll that has no trace and is not out.
-    due: Mono,
-    last: Last,
-}
-
-/// What became of a request's last poll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
-    Nothing,
-    Values,
-    Exception,
-    Failed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,28 +210,8 @@ impl Bus {
         };
         let mut chance = Chance::new(!seed);
         bus.transaction = u16::try_from(chance.next() & 0xFFFF).unwrap_or(0);
-        bus.spread(now, chance.next() % 1_000);
+        slot::spread(&mut bus.slots, now, chance.next() % 1_000);
         bus
-    }
-
-    /// Phase k/n of the period for the k-th of n requests with that period, from a start that differs by bus.
-    /// `base` is in thousandths of a period.
-    fn spread(&mut self, now: Mono, base: u64) {
-        let mut seen: Vec<(Duration, u64, u64)> = Vec::new();
-        for slot in &self.slots {
-            match seen.iter_mut().find(|(period, ..)| *period == slot.period) {
-                Some((_, count, _)) => *count += 1,
-                None => seen.push((slot.period, 1, 0)),
-            }
-        }
-        for slot in &mut self.slots {
-            let Some((_, count, next)) = seen.iter_mut().find(|(period, ..)| *period == slot.period) else { continue };
-            let span = u64::try_from(slot.period.min(SPREAD_MAX).as_nanos()).unwrap_or(u64::MAX);
-            let phase =
-                (span / 1_000).saturating_mul(base).saturating_add((span / *count).saturating_mul(*next)) % span.max(1);
-            *next += 1;
-            slot.due = now + Duration::from_nanos(phase);
-        }
     }
 
     /// The next thing to do at `now`; call it until there is none.
@@ -523,15 +483,8 @@ impl Bus {
             _ => trouble.to_string(),
         };
         let devices = self.units.iter().enumerate().map(|(index, unit)| {
-            let lasts = || self.slots.iter().filter(move |slot| slot.unit == index).map(|slot| slot.last);
-            let failed = |last: &Last| *last == Last::Failed;
-            let state = match unit.silence.is_silent()
-                || (lasts().any(|last| failed(&last)) && lasts().all(|last| failed(&last)))
-            {
-                true => DeviceState::Silent,
-                false if lasts().any(|last| matches!(last, Last::Exception | Last::Failed)) => DeviceState::Degraded,
-                false => DeviceState::Ok,
-            };
+            let lasts = self.slots.iter().filter(|slot| slot.unit == index).map(|slot| slot.last);
+            let state = if unit.silence.is_silent() { DeviceState::Silent } else { slot::state(lasts) };
             DeviceStatus {
                 name: unit.name.clone(),
                 state,

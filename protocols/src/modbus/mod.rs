@@ -13,4 +13,5 @@ mod patience;
 pub mod plan;
 pub mod register;
 mod resolve;
+mod slot;
 pub mod status;
