@@ -151,6 +151,15 @@ impl Database {
             .collect())
     }
 
+    /// Every loss as it stands, for messages.
+    ///
+    /// # Errors
+    /// If the database cannot be asked.
+    pub async fn all_losses(&self) -> Result<String, Fault> {
+        let sql = "SELECT reason, device, point, from_ms, to_ms, readings, seq FROM loss ORDER BY seq, from_ms";
+        Ok(self.ask(sql).await?.iter().map(|row| format!("{row:?}\n")).collect())
+    }
+
     /// The agent's own ledger as the receiver last heard it.
     ///
     /// # Errors

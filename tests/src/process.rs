@@ -4,6 +4,7 @@
 //! writes to a log of its own that is shown when the test fails. Turned down: service managers and containers, which
 //! want to be running already.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::future::pending;
 use std::io;
@@ -110,18 +111,34 @@ impl Drop for Process {
 /// # Panics
 /// If it still gives nothing after `limit`; the message says what was waited for.
 pub async fn eventually<T>(what: &str, limit: Duration, mut fact: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_or(what, limit, async || fact().await.ok_or("it has not come yet")).await
+}
+
+/// As [`eventually`], for a fact that can say what is still missing.
+///
+/// # Panics
+/// If it is still missing after `limit`; the message says what, as the last look saw it.
+pub async fn eventually_or<T, E: Display>(
+    what: &str,
+    limit: Duration,
+    mut fact: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let mut looks = tokio::time::interval(LOOK);
+    let mut missing = None;
     let waiting = async {
         loop {
             looks.tick().await;
-            if let Some(found) = fact().await {
-                return found;
+            match fact().await {
+                Ok(found) => return found,
+                Err(error) => missing = Some(error),
             }
         }
     };
     match tokio::time::timeout(limit, waiting).await {
         Ok(found) => found,
-        Err(_) => panic!("waited {limit:?} in vain for {what}"),
+        Err(_) => {
+            panic!("waited {limit:?} in vain for {what}: {}", missing.map_or_else(String::new, |m| m.to_string()))
+        }
     }
 }
 

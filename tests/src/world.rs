@@ -441,9 +441,7 @@ impl World {
     }
 
     fn end(mut self) -> Report {
-        let now = self.clock.now();
-        self.stopping = true;
-        self.tell(|agent| agent.stop(now, Duration::from_secs(5)));
+        self.stop();
         self.pump();
         self.live_until(self.clock.nanos() + 6 * SECOND);
         assert!(self.stopped_cleanly, "the agent has not stopped in its time");

@@ -190,8 +190,10 @@ async fn live_every_part_is_killed_and_nothing_is_lost_unsaid() -> Result<(), Fa
     let rows = database.readings("feeder", "count").await?;
     let losses = database.losses("feeder", "count").await?;
     assert!(losses.iter().all(|lost| lost.reason == "agent_down"), "{losses:?}");
-    let missing = every_count_once(&rows, &losses)?;
-    every_due_poll_left_a_trace(&rows, &losses, PERIOD_MS, agent.starts())?;
+    let said = database.all_losses().await?;
+    let explained = |wrong| format!("{wrong}\nall losses:\n{said}");
+    let missing = every_count_once(&rows, &losses).map_err(explained)?;
+    every_due_poll_left_a_trace(&rows, &losses, PERIOD_MS, agent.starts()).map_err(explained)?;
     for address in 10..20 {
         let rows = database.readings("feeder", &format!("v{address}")).await?;
         let truth = i64::from(register(1, READ_HOLDING, address));

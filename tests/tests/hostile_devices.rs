@@ -13,7 +13,7 @@ use tributary_tests::hostile_broker::{self, HostileBroker};
 use tributary_tests::hostile_modbus::{Fault, HostileModbus, Outcome, Plan};
 use tributary_tests::hostile_receiver::{self, Books, HostileReceiver};
 use tributary_tests::modbus_device::{READ_HOLDING, READ_INPUT, Registers, Simulator, register};
-use tributary_tests::process::eventually;
+use tributary_tests::process::eventually_or;
 use tributary_tests::seed;
 
 const AGENT: &str = "gw-hostile";
@@ -89,10 +89,15 @@ async fn live_no_wrong_value_from_devices_that_lie() -> Result<(), Wrong> {
     devices.insert("all-faults".to_owned(), (None, device));
 
     let mut agent = Agent::start(&folder.path().join("agent"), &configuration)?;
-    eventually("every fault to be played", Duration::from_secs(120), async || {
+    eventually_or("every fault to be played", Duration::from_secs(120), async || {
         agent.assert_alive();
-        let played = |device: &HostileModbus| device.record().played.values().sum::<u64>();
-        devices.values().all(|(_, device)| played(device) >= TIMES).then_some(())
+        let too_few = |(name, (fault, device)): (&String, &(Option<Fault>, HostileModbus))| {
+            let record = device.record();
+            let played: u64 = record.played.values().sum();
+            (played < TIMES).then(|| format!("{name} ({fault:?}) only {record:?}"))
+        };
+        let missing: Vec<String> = devices.iter().filter_map(too_few).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
     })
     .await;
     assert!(agent.stop().await.success());

@@ -12,7 +12,7 @@ use tributary_tests::evidence::{Fault as Wrong, Row, every_count_once};
 use tributary_tests::hostile_broker::{self, ConnectFault, HostileBroker};
 use tributary_tests::hostile_receiver::{self, HostileReceiver, law_holds};
 use tributary_tests::modbus_device::{Registers, Simulator};
-use tributary_tests::process::eventually;
+use tributary_tests::process::{eventually, eventually_or};
 use tributary_tests::seed;
 
 const SEED: u64 = 20_250_818;
@@ -62,10 +62,13 @@ impl Line {
         rows
     }
 
-    /// Whether the centre has so many counts, and none is missing among them.
-    fn has(&self, counts: usize) -> bool {
+    /// Says what is missing until the centre has so many counts, and none is missing among them.
+    fn has(&self, counts: usize) -> Result<(), String> {
         let rows = self.rows();
-        rows.len() >= counts && every_count_once(&rows, &[]) == Ok(0)
+        if rows.len() < counts {
+            return Err(format!("{}: {} of {counts} counts", self.name, rows.len()));
+        }
+        every_count_once(&rows, &[]).map(|_| ()).map_err(|wrong| format!("{}: {wrong}", self.name))
     }
 
     fn judge(&self) -> Result<(), String> {
@@ -102,11 +105,11 @@ impl Line {
 /// Runs all lines until each has its counts, stops the agents and judges them.
 async fn run(mut lines: Vec<Line>) -> Result<(), Wrong> {
     let mut open: BTreeSet<usize> = (0..lines.len()).collect();
-    let named = lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>().join(", ");
-    eventually(&format!("every count from {named}"), PATIENCE, async || {
-        open.retain(|line| !lines[*line].has(COUNTS));
+    eventually_or("every count of every agent", PATIENCE, async || {
+        open.retain(|line| lines[*line].has(COUNTS).is_err());
         lines.iter_mut().for_each(|line| line.agent.assert_alive());
-        open.is_empty().then_some(())
+        let missing: Vec<String> = open.iter().filter_map(|line| lines[*line].has(COUNTS).err()).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
     })
     .await;
     for line in &mut lines {
@@ -172,14 +175,14 @@ async fn live_a_new_epoch_loses_nothing() -> Result<(), Wrong> {
     let folder = tempfile::tempdir()?;
     let honest = (hostile_broker::Plan::honest(), hostile_receiver::Plan::honest());
     let mut line = Line::start(folder.path(), "epochs", honest.0, honest.1).await?;
-    eventually("the first counts", PATIENCE, async || line.has(10).then_some(())).await;
+    eventually_or("the first counts", PATIENCE, async || line.has(10)).await;
     let epochs =
         |line: &Line| line.receiver.look(|books| books.epochs.values().filter(|e| !e.batches.is_empty()).count());
     line.receiver.say_forked();
     eventually("a second epoch", PATIENCE, async || (epochs(&line) >= 2).then_some(())).await;
     line.receiver.acknowledge_the_future();
     eventually("a third epoch", PATIENCE, async || (epochs(&line) >= 3).then_some(())).await;
-    eventually("counts of the third epoch", PATIENCE, async || line.has(COUNTS / 2).then_some(())).await;
+    eventually_or("counts of the third epoch", PATIENCE, async || line.has(COUNTS / 2)).await;
     assert!(line.agent.stop().await.success());
     assert_eq!(epochs(&line), 3, "one cause, one epoch");
     Ok(line.judge()?)

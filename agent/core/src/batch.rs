@@ -277,10 +277,10 @@ impl Batcher {
         }
     }
 
-    /// Readings of points on their own clock that wait.
+    /// Whether no reading of a point on its own clock waits.
     #[must_use]
-    pub fn events_waiting(&self) -> u64 {
-        (self.agent.events.len() + self.source.events.len()) as u64
+    pub fn events_sealed(&self) -> bool {
+        self.agent.events.is_empty() && self.source.events.is_empty()
     }
 
     /// Takes everything of one kind: drafts in their order, the first to carry losses and events. None if nothing is
@@ -557,7 +557,7 @@ mod tests {
             batcher.push_row(Mono::ZERO, group, Wall(i64::from(row) * 1000), &cells).expect("room");
         }
         let cell = batcher.cell(StampedBy::Source, &text("x"));
-        let event = EventReading { point: PointKey(9), at: Wall(77), status: cell.status, bits: cell.bits };
+        let event = EventReading { point: PointKey(9), at: Wall(77), status: cell.status, waits: false, bits: cell.bits };
         batcher.push_event(Mono::ZERO, StampedBy::Source, event).expect("room");
         assert_eq!(batcher.held(), 7);
         assert_eq!(batcher.deadline(StampedBy::Agent), Some(Mono::from_millis(1000)));

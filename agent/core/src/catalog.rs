@@ -324,8 +324,7 @@ mod tests {
 
     fn content(catalog: &Catalog) -> pb::Content {
         let message = pb::Catalog::decode(catalog.message()).expect("a catalogue");
-        tributary_proto::catalog::content(&tributary_proto::catalog::content_bytes(&message).expect("inflates"))
-            .expect("a content")
+        catalog::content(&catalog::content_bytes(&message).expect("inflates")).expect("a content")
     }
 
     #[test]

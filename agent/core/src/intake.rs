@@ -73,8 +73,11 @@ struct Windows {
     clock: usize,
     group: GroupKey,
     members: Vec<Member>,
+    set: SetKey,
     /// Of a point on its own clock: no row for a window in which nothing arrived.
     on_arrival: bool,
+    /// Polls were not taken in: what it says is PARTIAL.
+    missed: bool,
 }
 
 /// What came of a message's readings, for its acknowledgement (rule 23).
@@ -91,12 +94,18 @@ pub enum Fate {
 /// Counts of event-driven readings in memory, for the state record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
-    /// In the open batch.
+    /// In the open batch, from messages that are acknowledged or need not be.
     pub unsealed: u64,
-    /// Of those, from messages that wait for their acknowledgement.
+    /// In the open batch, from messages that wait for their acknowledgement.
     pub unacknowledged: u64,
     /// In open windows.
     pub folded: u64,
+}
+
+impl EventCounts {
+    fn of(&mut self, waits: bool) -> &mut u64 {
+        if waits { &mut self.unacknowledged } else { &mut self.unsealed }
+    }
 }
 
 /// Books that the intake writes in.
@@ -121,7 +130,10 @@ pub struct Intake {
     lengths: Vec<u32>,
     devices: Vec<(u32, String)>,
     sets: Sets,
-    events: EventCounts,
+    /// Of the open batch of each kind, and folded ones.
+    agent_events: EventCounts,
+    source_events: EventCounts,
+    folded_events: u64,
     folded: u64,
     row: Vec<Cell>,
 }
@@ -163,7 +175,19 @@ impl Intake {
     /// Event-driven readings in memory.
     #[must_use]
     pub fn event_counts(&self) -> EventCounts {
-        self.events
+        let (agent, source) = (&self.agent_events, &self.source_events);
+        EventCounts {
+            unsealed: agent.unsealed + source.unsealed,
+            unacknowledged: agent.unacknowledged + source.unacknowledged,
+            folded: self.folded_events,
+        }
+    }
+
+    fn events(&mut self, stamped_by: StampedBy) -> &mut EventCounts {
+        match stamped_by {
+            StampedBy::Agent => &mut self.agent_events,
+            StampedBy::Source => &mut self.source_events,
+        }
     }
 
     /// Readings that are in open windows and nowhere else.
@@ -189,6 +213,9 @@ impl Intake {
                 self.sets.handle_poll(set, poll.at, synced, books.ledger, books.losses);
             }
             if !accepts {
+                if let Some(windows) = point.window.and_then(|(group, _)| self.windows.get_mut(group as usize)) {
+                    windows.missed = true;
+                }
                 if let Some(set) = point.set {
                     lose(&mut books, Reason::StoreUnavailable, self.sets.whose(set), poll.at, 1);
                 }
@@ -199,11 +226,11 @@ impl Intake {
             if point.raw == Raw::Group {
                 row.push(books.batcher.cell(StampedBy::Agent, &sample));
             }
-            self.take(now, *key, poll.at, StampedBy::Agent, sample, &mut books);
+            self.take(now, *key, poll.at, StampedBy::Agent, sample, false, &mut books);
         }
         if let Some((key, set)) = group {
             if accepts {
-                self.push_row(now, key, poll.at, &row, Some(self.sets.whose(set)), &mut books);
+                self.push_row(now, key, poll.at, &row, self.sets.whose(set), &mut books);
             } else {
                 let points = points.len() - self.own_sets(&points);
                 lose(&mut books, Reason::StoreUnavailable, self.sets.whose(set), poll.at, points as u64);
@@ -231,14 +258,16 @@ impl Intake {
         let Some(point) = self.points.get(key.0 as usize) else { return Fate::Settled };
         books.ledger.admitted += 1;
         if !accepts {
+            if let Some(windows) = point.window.and_then(|(group, _)| self.windows.get_mut(group as usize)) {
+                windows.missed = true;
+            }
             lose(&mut books, Reason::StoreUnavailable, Whose::Point(point.id), at, 1);
             return Fate::Settled;
         }
         point.mark.apply(&mut sample);
-        let fate = self.take(now, key, at, stamped_by, sample, &mut books);
+        let fate = self.take(now, key, at, stamped_by, sample, waits, &mut books);
         if fate == Fate::Waiting {
-            self.events.unsealed += 1;
-            self.events.unacknowledged += u64::from(waits);
+            *self.events(stamped_by).of(waits) += 1;
         }
         fate
     }
@@ -251,6 +280,7 @@ impl Intake {
         at: Wall,
         stamped_by: StampedBy,
         sample: Sample,
+        waits: bool,
         books: &mut Books<'_>,
     ) -> Fate {
         let Some(point) = self.points.get_mut(key.0 as usize) else { return Fate::Settled };
@@ -266,7 +296,7 @@ impl Intake {
                 self.folded += 1;
                 match point.set {
                     Some(set) => self.sets.fold(set, at),
-                    None => self.events.folded += 1,
+                    None => self.folded_events += 1,
                 }
                 Fate::Folded
             }
@@ -284,7 +314,8 @@ impl Intake {
                 }
                 let set = point.set;
                 let cell = books.batcher.cell(stamped_by, &sample);
-                self.push_event(now, key, at, stamped_by, cell, books);
+                let reading = EventReading { point: key, at, status: cell.status, waits, bits: cell.bits };
+                self.push_event(now, stamped_by, reading, books);
                 if let Some(set) = set {
                     self.sets.hold(set, at);
                 }
@@ -300,47 +331,37 @@ impl Intake {
         key: GroupKey,
         at: Wall,
         row: &[Cell],
-        whose: Option<Whose>,
+        whose: Whose,
         books: &mut Books<'_>,
     ) {
         while books.batcher.push_row(now, key, at, row).is_err() {
             let Some((stamp, readings)) = books.batcher.pop_row(key) else { return };
-            let whose = whose.unwrap_or(Whose::Group(books.batcher.group_id(key)));
             lose(books, books.overrun, whose, stamp, readings as u64);
         }
     }
 
-    fn push_event(
-        &mut self,
-        now: Mono,
-        key: PointKey,
-        at: Wall,
-        stamped_by: StampedBy,
-        cell: Cell,
-        books: &mut Books<'_>,
-    ) {
-        let reading = EventReading { point: key, at, status: cell.status, bits: cell.bits };
+    fn push_event(&mut self, now: Mono, stamped_by: StampedBy, reading: EventReading, books: &mut Books<'_>) {
         while books.batcher.push_event(now, stamped_by, reading).is_err() {
             let Some(oldest) = books.batcher.pop_event(stamped_by) else { return };
             let Some(point) = self.points.get(oldest.point.0 as usize) else { continue };
+            let id = point.id;
             match point.set {
                 Some(set) => self.sets.drop_one(set),
                 None => {
-                    self.events.unsealed = self.events.unsealed.saturating_sub(1);
-                    self.events.unacknowledged = self.events.unacknowledged.min(self.events.unsealed);
+                    let count = self.events(stamped_by).of(oldest.waits);
+                    *count = count.saturating_sub(1);
                 }
             }
-            lose(books, books.overrun, Whose::Point(point.id), oldest.at, 1);
+            lose(books, books.overrun, Whose::Point(id), oldest.at, 1);
         }
     }
 
     /// The open batch of this kind was sealed.
-    pub fn sealed(&mut self, stamped_by: StampedBy, left: u64) {
+    pub fn sealed(&mut self, stamped_by: StampedBy) {
         if stamped_by == StampedBy::Agent {
             self.sets.sealed();
         }
-        self.events.unsealed = self.events.unsealed.min(left);
-        self.events.unacknowledged = self.events.unacknowledged.min(left);
+        *self.events(stamped_by) = EventCounts::default();
     }
 
     /// When the next window closes.
@@ -349,11 +370,11 @@ impl Intake {
         self.clocks.iter().map(WindowClock::deadline).min()
     }
 
-    /// Closes the windows that are due.
-    pub fn close_windows(&mut self, now: Mono, wall: Wall, mut books: Books<'_>) {
+    /// Closes the windows that are due. `accepts`: the spool takes summaries; else they are lost.
+    pub fn close_windows(&mut self, now: Mono, wall: Wall, accepts: bool, mut books: Books<'_>) {
         for clock in 0..self.clocks.len() {
             if let Some(closed) = self.clocks[clock].handle_close(now, wall) {
-                self.close_clock(now, clock, closed, &mut books);
+                self.close_clock(now, clock, closed, accepts, &mut books);
             }
         }
     }
@@ -362,7 +383,7 @@ impl Intake {
     pub fn stop_windows(&mut self, now: Mono, mut books: Books<'_>) {
         for clock in 0..self.clocks.len() {
             let closed = self.clocks[clock].handle_stop(now);
-            self.close_clock(now, clock, closed, &mut books);
+            self.close_clock(now, clock, closed, true, &mut books);
         }
     }
 
@@ -373,7 +394,7 @@ impl Intake {
         }
     }
 
-    fn close_clock(&mut self, now: Mono, clock: usize, closed: Closed, books: &mut Books<'_>) {
+    fn close_clock(&mut self, now: Mono, clock: usize, closed: Closed, accepts: bool, books: &mut Books<'_>) {
         let mut row = core::mem::take(&mut self.row);
         for index in 0..self.windows.len() {
             let windows = &mut self.windows[index];
@@ -384,8 +405,9 @@ impl Intake {
                 continue;
             }
             row.clear();
+            let partial = core::mem::take(&mut windows.missed) || closed.partial;
             for member in &mut windows.members {
-                let folded = member.accumulator.close(closed.end, closed.partial, &member.stats, &mut |_, sample| {
+                let folded = member.accumulator.close(closed.end, partial, &member.stats, &mut |_, sample| {
                     let bits = if let Value::Bits(bits) = sample.value { bits } else { 0 };
                     row.push(Cell { status: sample.status, bits });
                 });
@@ -397,12 +419,17 @@ impl Intake {
                 books.ledger.filtered += folded;
                 match point.set {
                     Some(set) => self.sets.unfold(set),
-                    None => self.events.folded = self.events.folded.saturating_sub(folded),
+                    None => self.folded_events = self.folded_events.saturating_sub(folded),
                 }
             }
-            let key = windows.group;
+            let (key, set) = (windows.group, windows.set);
             books.ledger.admitted += row.len() as u64;
-            self.push_row(now, key, closed.at, &row, None, books);
+            if accepts {
+                self.sets.handle_poll(set, closed.at, false, books.ledger, books.losses);
+                self.push_row(now, key, closed.at, &row, self.sets.whose(set), books);
+            } else {
+                lose(books, Reason::StoreUnavailable, self.sets.whose(set), closed.at, row.len() as u64);
+            }
         }
         self.row = row;
     }

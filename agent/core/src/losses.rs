@@ -7,6 +7,7 @@
 //! An *open* loss waits for its end: the readings a crash took are counted at the start, but the span is only known
 //! when the set is polled again (rule 9).
 
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
@@ -28,166 +29,158 @@ pub enum Whose {
     Nobody,
 }
 
-#[derive(Clone, Debug)]
-struct Entry {
-    loss: pb::Loss,
-    carrier: Option<u64>,
-    open: bool,
-}
-
 /// The losses not yet acknowledged.
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
-    entries: Vec<Entry>,
+    /// Their end is not known.
+    open: BTreeMap<Whose, pb::Loss>,
+    /// Of one set and reason each, growing until a batch carries them.
+    spans: BTreeMap<(i32, Whose), pb::Loss>,
+    /// Whole batches, and what a crash took: one by one.
+    queue: VecDeque<pb::Loss>,
+    /// On their way, with the seq of the batch that carries them.
+    carried: Vec<(u64, pb::Loss)>,
 }
 
 impl Losses {
     /// Whole batches `range` of `epoch`, with `readings` in all. Batches without readings are named too: their hole is
     /// final only if somebody says so (rule 8).
     pub fn add_batches(&mut self, reason: Reason, epoch: u64, range: &RangeInclusive<u64>, readings: u64) {
-        let next_to = |entry: &&mut Entry| {
-            entry.carrier.is_none()
-                && entry.loss.reason == reason as i32
-                && entry.loss.epoch == epoch
-                && entry.loss.last_seq.checked_add(1) == Some(*range.start())
+        let next_to = |loss: &&mut pb::Loss| {
+            loss.reason == reason as i32
+                && loss.epoch == epoch
+                && loss.last_seq > 0
+                && loss.last_seq.checked_add(1) == Some(*range.start())
         };
-        if let Some(entry) = self.entries.iter_mut().find(next_to) {
-            entry.loss.last_seq = *range.end();
-            entry.loss.readings += readings;
+        if let Some(loss) = self.queue.iter_mut().rev().find(next_to) {
+            loss.last_seq = *range.end();
+            loss.readings += readings;
             return;
         }
         let (first_seq, last_seq) = (*range.start(), *range.end());
         let loss = pb::Loss { reason: reason as i32, epoch, first_seq, last_seq, readings, ..pb::Loss::default() };
-        self.entries.push(Entry { loss, carrier: None, open: false });
+        self.queue.push_back(loss);
     }
 
     /// `readings` of one set, stamped from `from` to `to`, both included.
     pub fn add_span(&mut self, reason: Reason, whose: Whose, from: Wall, to: Wall, readings: u64) {
-        if readings == 0 {
+        if readings > 0 {
+            self.add(span(reason, whose, from.0, to.0.saturating_add(1), readings));
+        }
+    }
+
+    /// Says a loss, together with what it can be said with.
+    fn add(&mut self, loss: pb::Loss) {
+        if loss.first_seq > 0 || loss.reason == Reason::AgentDown as i32 {
+            self.queue.push_back(loss);
             return;
         }
-        let to_ms = to.0.saturating_add(1);
-        let same = |entry: &&mut Entry| {
-            entry.carrier.is_none() && !entry.open && entry.loss.reason == reason as i32 && is_of(&entry.loss, whose)
-        };
-        if let Some(entry) = self.entries.iter_mut().rev().find(same) {
-            entry.loss.from_ms = entry.loss.from_ms.min(from.0);
-            entry.loss.to_ms = entry.loss.to_ms.max(to_ms);
-            entry.loss.readings += readings;
-            return;
-        }
-        self.entries.push(Entry { loss: span(reason, whose, from.0, to_ms, readings), carrier: None, open: false });
+        let known = self.spans.entry((loss.reason, whose(&loss))).or_insert(pb::Loss { readings: 0, ..loss });
+        known.from_ms = known.from_ms.min(loss.from_ms);
+        known.to_ms = known.to_ms.max(loss.to_ms);
+        known.readings += loss.readings;
     }
 
     /// Says that a crash took what `whose` held, from `from` on; the end and more readings may follow.
     pub fn open(&mut self, whose: Whose, from: Wall, readings: u64) {
-        let open = |entry: &&mut Entry| entry.open && is_of(&entry.loss, whose);
-        if let Some(entry) = self.entries.iter_mut().find(open) {
-            entry.loss.readings += readings;
-            entry.loss.from_ms = entry.loss.from_ms.min(from.0);
-            return;
-        }
-        self.entries.push(Entry {
-            loss: span(Reason::AgentDown, whose, from.0, 0, readings),
-            carrier: None,
-            open: true,
-        });
+        let loss = self.open.entry(whose).or_insert(span(Reason::AgentDown, whose, from.0, 0, 0));
+        loss.readings += readings;
+        loss.from_ms = loss.from_ms.min(from.0);
     }
 
     /// Ends the open loss of `whose` with `more` readings at `to` (`None`: the end is unknown). Without readings there
     /// was no loss.
     pub fn close(&mut self, whose: Whose, to: Option<Wall>, more: u64) {
-        let Some(index) = self.entries.iter().position(|entry| entry.open && is_of(&entry.loss, whose)) else {
-            return;
-        };
-        let entry = &mut self.entries[index];
-        entry.loss.readings += more;
-        entry.loss.to_ms = to.map_or(0, |to| to.0);
-        entry.open = false;
-        if entry.loss.readings == 0 {
-            self.entries.swap_remove(index);
+        let Some(mut loss) = self.open.remove(&whose) else { return };
+        loss.readings += more;
+        loss.to_ms = to.map_or(0, |to| to.0);
+        if loss.readings > 0 {
+            self.queue.push_back(loss);
         }
     }
 
     /// Whether something waits for a batch to carry it.
     #[must_use]
     pub fn waiting(&self) -> bool {
-        self.entries.iter().any(|entry| entry.carrier.is_none() && !entry.open)
+        !self.spans.is_empty() || !self.queue.is_empty()
     }
 
     /// Losses for the batch `seq`, at most about `max_bytes` of them serialized, but at least one if any waits.
     pub fn carry(&mut self, seq: u64, max_bytes: usize) -> Vec<pb::Loss> {
         let mut bytes = 0;
         let mut carried = Vec::new();
-        for entry in self.entries.iter_mut().filter(|entry| entry.carrier.is_none() && !entry.open) {
-            bytes += entry.loss.encoded_len() + 4;
+        while let Some(loss) = self.queue.front().or_else(|| self.spans.first_key_value().map(|(_, loss)| loss)) {
+            bytes += loss.encoded_len() + 4;
             if !carried.is_empty() && bytes > max_bytes {
                 break;
             }
-            entry.carrier = Some(seq);
-            carried.push(entry.loss);
+            carried.extend(self.queue.pop_front().or_else(|| self.spans.pop_first().map(|(_, loss)| loss)));
         }
+        self.carried.extend(carried.iter().map(|loss| (seq, *loss)));
         carried
     }
 
     /// The centre has the batches of `range`.
     pub fn delivered(&mut self, range: &RangeInclusive<u64>) {
-        self.entries.retain(|entry| !entry.carrier.is_some_and(|seq| range.contains(&seq)));
+        self.carried.retain(|(seq, _)| !range.contains(seq));
     }
 
     /// The batches of `range` will never arrive: what they carried is said again.
     pub fn say_again(&mut self, range: &RangeInclusive<u64>) {
-        for entry in &mut self.entries {
-            if entry.carrier.is_some_and(|seq| range.contains(&seq)) {
-                entry.carrier = None;
-            }
+        let again: Vec<_> = self.carried.extract_if(.., |(seq, _)| range.contains(seq)).collect();
+        for (_, loss) in again {
+            self.add(loss);
         }
     }
 
     /// A new epoch gives `carrier` seqs new numbers; what is not in the mapping is said again.
     pub fn renumber(&mut self, map: impl Fn(u64) -> Option<u64>) {
-        for entry in &mut self.entries {
-            entry.carrier = entry.carrier.and_then(&map);
+        for (seq, loss) in core::mem::take(&mut self.carried) {
+            match map(seq) {
+                Some(seq) => self.carried.push((seq, loss)),
+                None => self.add(loss),
+            }
         }
     }
 
     /// For the state record.
     #[must_use]
     pub fn save(&self) -> Vec<state::SavedLoss> {
-        let save = |entry: &Entry| state::SavedLoss {
-            loss: Some(entry.loss),
-            carrier: entry.carrier.unwrap_or(0),
-            open: entry.open,
-        };
-        self.entries.iter().map(save).collect()
+        let save = |loss: &pb::Loss, carrier, open| state::SavedLoss { loss: Some(*loss), carrier, open };
+        let waiting = self.queue.iter().chain(self.spans.values()).map(|loss| save(loss, 0, false));
+        let open = self.open.values().map(|loss| save(loss, 0, true));
+        self.carried.iter().map(|(seq, loss)| save(loss, *seq, false)).chain(waiting).chain(open).collect()
     }
 
     /// From the state record.
     #[must_use]
     pub fn restore(saved: &[state::SavedLoss]) -> Self {
-        let restore = |saved: &state::SavedLoss| {
-            Some(Entry { loss: saved.loss?, carrier: (saved.carrier != 0).then_some(saved.carrier), open: saved.open })
-        };
-        Self { entries: saved.iter().filter_map(restore).collect() }
+        let mut losses = Self::default();
+        for saved in saved {
+            match (saved.loss, saved.carrier, saved.open) {
+                (Some(loss), _, true) => {
+                    losses.open.insert(whose(&loss), loss);
+                }
+                (Some(loss), 0, false) => losses.add(loss),
+                (Some(loss), seq, false) => losses.carried.push((seq, loss)),
+                (None, ..) => {}
+            }
+        }
+        losses
     }
 
     /// The open losses, by whose they are.
     pub fn opened(&self) -> impl Iterator<Item = Whose> + '_ {
-        self.entries.iter().filter(|entry| entry.open).map(|entry| match (entry.loss.group, entry.loss.point) {
-            (0, 0) => Whose::Nobody,
-            (0, point) => Whose::Point(point),
-            (group, _) => Whose::Group(group),
-        })
+        self.open.keys().copied()
     }
 }
 
-fn is_of(loss: &pb::Loss, whose: Whose) -> bool {
-    loss.first_seq == 0
-        && match whose {
-            Whose::Group(id) => loss.group == id,
-            Whose::Point(id) => loss.group == 0 && loss.point == id,
-            Whose::Nobody => loss.group == 0 && loss.point == 0,
-        }
+fn whose(loss: &pb::Loss) -> Whose {
+    match (loss.group, loss.point) {
+        (0, 0) => Whose::Nobody,
+        (0, point) => Whose::Point(point),
+        (group, _) => Whose::Group(group),
+    }
 }
 
 fn span(reason: Reason, whose: Whose, from_ms: i64, to_ms: i64, readings: u64) -> pb::Loss {

@@ -199,6 +199,8 @@ pub struct Pipeline {
     status_due: Option<Mono>,
     status_said: Option<(pb::agent_status::State, u64, u32)>,
     life: Life,
+    /// The commit under way tells of a clean stop.
+    clean_committing: bool,
     store_failing: bool,
 }
 
@@ -207,11 +209,14 @@ impl Pipeline {
     ///
     /// # Errors
     /// The model passes a ceiling.
-    pub fn new(config: Config, model: model::Model, found: Recovered, now: Now) -> Result<Self, Unbuildable> {
+    pub fn new(config: Config, model: model::Model, mut found: Recovered, now: Now) -> Result<Self, Unbuildable> {
         let mut rng = fastrand::Rng::with_seed(config.seed);
+        let stored = found.catalog.clone().and_then(|message| Catalog::restore(message).ok());
+        if stored.is_none() {
+            found.catalog = None;
+        }
         let started = Spool::start(config.spool, now.mono, found, |previous| fresh_epoch(previous, now.wall, &mut rng));
         let mut spool = started.spool;
-        let stored = started.catalog.and_then(|message| Catalog::restore(message).ok());
         let mut catalog = match stored {
             Some(catalog) if catalog.epoch() == spool.epoch() => catalog,
             Some(mut catalog) => {
@@ -252,10 +257,11 @@ impl Pipeline {
             receipts_since: None,
             sealed_receipts: VecDeque::new(),
             folded_receipts: Vec::new(),
-            doubt: None,
+            doubt: started.in_doubt.then_some(Doubt::Damaged),
             status_due: None,
             status_said: None,
             life: Life::Running,
+            clean_committing: false,
             store_failing: false,
             config,
         };
@@ -281,6 +287,9 @@ impl Pipeline {
                 return None;
             }
             self.close_windows(now);
+            if self.losses.waiting() && self.spool.accepts() && !matches!(self.life, Life::Committing(_)) {
+                self.batcher.open(now.mono); // they want a batch, readings or not
+            }
             self.seal_due(now);
             self.change_epoch(now);
             self.drain(now);
@@ -323,7 +332,7 @@ impl Pipeline {
             Life::Running | Life::Finished => None,
         };
         let status = self.status_due.filter(|_| self.uplink.connected());
-        let spool = if self.commits() { self.spool.next_deadline() } else { None };
+        let spool = if self.commits() { self.spool.next_deadline() } else { self.spool.commands_deadline() };
         let uplink = if self.holds_back() { None } else { self.uplink.next_deadline(&self.spool) };
         [self.intake.next_deadline(), seal, spool, status, life, uplink].into_iter().flatten().min()
     }
@@ -398,8 +407,9 @@ impl Pipeline {
 
     fn close_windows(&mut self, now: Now) {
         if self.life == Life::Running && self.intake.next_deadline().is_some_and(|deadline| now.mono >= deadline) {
+            let accepts = self.spool.accepts();
             let (intake, books) = self.books();
-            intake.close_windows(now.mono, now.wall, books);
+            intake.close_windows(now.mono, now.wall, accepts, books);
         }
     }
 }

@@ -253,6 +253,8 @@ pub struct EventReading {
     pub at: Wall,
     /// Its status.
     pub status: Status,
+    /// Its message waits for its acknowledgement.
+    pub waits: bool,
     /// As in [`Cell::bits`].
     pub bits: u64,
 }
@@ -471,14 +473,14 @@ mod tests {
             before in 0_usize..EVENT_READINGS,
         ) {
             let mut ring = EventRing::new();
-            let filler = EventReading { point: PointKey(9), at: Wall(0), status: Status::CommFail, bits: 0 };
+            let filler = EventReading { point: PointKey(9), at: Wall(0), status: Status::CommFail, waits: false, bits: 0 };
             for _ in 0..before {
                 ring.push(filler).unwrap();
             }
             while ring.pop_oldest().is_some() {}
             let mut model = Vec::new();
             for (point, at, code, bits) in readings {
-                let reading = EventReading { point: PointKey(point), at: Wall(at), status: status(code), bits };
+                let reading = EventReading { point: PointKey(point), at: Wall(at), status: status(code), waits: false, bits };
                 ring.push(reading).unwrap();
                 model.push(reading);
             }
@@ -496,7 +498,7 @@ mod tests {
     #[test]
     fn a_full_event_ring_says_so() {
         let mut ring = EventRing::new();
-        let reading = |i: usize| EventReading { point: PointKey(0), at: Wall(i as i64), status: Status::Good, bits: 0 };
+        let reading = |i: usize| EventReading { point: PointKey(0), at: Wall(i as i64), status: Status::Good, waits: false, bits: 0 };
         for i in 0..EVENT_READINGS {
             ring.push(reading(i)).unwrap();
         }

@@ -45,6 +45,8 @@ struct Set {
     folded: Held,
     /// The last run ended without a clean stop and this set was not polled since.
     owed: bool,
+    /// Summaries: they are not polled, and a window that never closed gave none.
+    summaries: bool,
 }
 
 /// All poll sets.
@@ -60,6 +62,13 @@ impl Sets {
         self.add(Whose::Group(id), Some(key), points as u64, period_ms)
     }
 
+    /// Adds a group of summaries. What of it waits in the open batch can be lost like anything else.
+    pub fn add_summaries(&mut self, id: u32, key: GroupKey, every_ms: u32) -> SetKey {
+        let set = self.add(Whose::Group(id), Some(key), 0, every_ms);
+        self.set(set).summaries = true;
+        set
+    }
+
     /// Adds a polled point that is in no group.
     pub fn add_point(&mut self, id: u32, period_ms: u32) -> SetKey {
         self.add(Whose::Point(id), None, 1, period_ms)
@@ -68,7 +77,7 @@ impl Sets {
     fn add(&mut self, whose: Whose, group: Option<GroupKey>, points: u64, period_ms: u32) -> SetKey {
         let key = SetKey(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
         let (unsealed, folded) = (Held::default(), Held::default());
-        self.list.push(Set { whose, group, points, period_ms, last: None, unsealed, folded, owed: false });
+        self.list.push(Set { whose, group, points, period_ms, last: None, unsealed, folded, owed: false, summaries: false });
         key
     }
 
@@ -87,11 +96,11 @@ impl Sets {
     pub fn restore(&mut self, state: &state::State, ledger: &mut Ledger, losses: &mut Losses) {
         let places: BTreeMap<Whose, usize> =
             self.list.iter().enumerate().map(|(place, set)| (set.whose, place)).collect();
-        let mut known: BTreeMap<Whose, bool> = BTreeMap::new();
         for (whose, last, oldest, held) in state.sets.iter().flat_map(runs) {
-            let place = places.get(&whose).copied();
-            known.insert(whose, place.is_some());
-            if let Some(set) = place.and_then(|place| self.list.get_mut(place)) {
+            let set = places.get(&whose).and_then(|place| self.list.get_mut(*place));
+            let (period, summaries) = set.as_ref().map_or((0, false), |set| (set.period_ms, set.summaries));
+            let gone = set.is_none();
+            if let Some(set) = set.filter(|_| !summaries) {
                 set.last = Some(last);
                 set.owed = !state.clean;
             }
@@ -99,10 +108,11 @@ impl Sets {
                 continue;
             }
             ledger.lose(Reason::AgentDown, held);
-            let period = place.and_then(|place| self.list.get(place)).map_or(0, |set| set.period_ms);
-            let from = if held > 0 { oldest } else { Wall(last.0.saturating_add(i64::from(period))) };
-            losses.open(whose, from, held);
-            if place.is_none() {
+            let next = Wall(last.0.saturating_add(i64::from(period)));
+            losses.open(whose, if held > 0 { oldest } else { next }, held);
+            if summaries {
+                losses.close(whose, Some(next), 0);
+            } else if gone {
                 losses.close(whose, None, 0);
             }
         }
@@ -137,6 +147,20 @@ impl Sets {
             losses.close(set.whose, known.then_some(at), readings);
         }
         set.last = Some(at);
+    }
+
+    /// The agent stops cleanly at `at`: what is still owed ends here, for polls are due no more.
+    pub fn stop(&mut self, at: Wall, synced: bool, ledger: &mut Ledger, losses: &mut Losses) {
+        for set in self.list.iter_mut().filter(|set| set.owed) {
+            set.owed = false;
+            let gap = set.last.map_or(0, |last| at.0.saturating_sub(last.0));
+            let known = synced && gap > 0;
+            let missed = if known { (gap / i64::from(set.period_ms.max(1))).unsigned_abs() } else { 0 };
+            let readings = missed.saturating_mul(set.points);
+            ledger.admitted += readings;
+            ledger.lose(Reason::AgentDown, readings);
+            losses.close(set.whose, known.then_some(at), readings);
+        }
     }
 
     /// A reading of a point set waits in the open batch.

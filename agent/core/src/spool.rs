@@ -193,6 +193,9 @@ pub struct Spool {
     active_has_catalog: bool,
     condemned: Vec<(DirId, u64)>,
     loading: BTreeSet<DirId>,
+    /// Directories whose index the disk could not read, and when it is asked again.
+    reload: Vec<DirId>,
+    reload_at: Mono,
     commands: VecDeque<StoreCommand>,
     commit_no: u64,
     last_commit: Mono,
@@ -284,6 +287,12 @@ impl Spool {
         self.settled.gaps(&(first..=self.durable)).next().map_or(self.durable + 1, |gap| *gap.start())
     }
 
+    /// The oldest seq that is still on disk, settled or not; one above the last if there is none.
+    #[must_use]
+    pub fn first_stored(&self) -> u64 {
+        self.extents.front().map_or(self.durable + 1, |extent| extent.first)
+    }
+
     /// Readings in the spool that are neither delivered nor lost.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -373,11 +382,23 @@ impl Spool {
     /// When `poll` has something to do next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
+        [self.commands_deadline(), self.commit_deadline()].into_iter().flatten().min()
+    }
+
+    /// When `poll_commands` has something to do next.
+    #[must_use]
+    pub fn commands_deadline(&self) -> Option<Mono> {
         if !self.commands.is_empty() {
             return Some(Mono::ZERO);
         }
+        (!self.reload.is_empty()).then_some(self.reload_at)
+    }
+
+    fn commit_deadline(&self) -> Option<Mono> {
         match &self.in_flight {
             Some(commit) if commit.sent => None,
+            // Until it is known what they hold, the ledger is not to be stored.
+            _ if !self.adopting.is_empty() => None,
             Some(_) => Some(self.retry_at),
             None if self.urgent || self.pending_bytes >= COMMIT_BYTES => Some(self.retry_at),
             None if !self.pending.is_empty() => Some((self.last_commit + self.config.commit).max(self.retry_at)),

@@ -139,6 +139,8 @@ pub enum Consequence {
 /// Why a new epoch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
+    /// The newest part of the spool could not be read.
+    Damaged,
     /// The centre holds another body under one of our seqs.
     Forked,
     /// The centre acknowledged a seq that this spool never published.
@@ -256,7 +258,7 @@ impl Uplink {
     /// Whether data may flow: a commit now may raise the published mark.
     #[must_use]
     pub fn open(&self) -> bool {
-        self.link == Link::Open
+        self.link == Link::Open && !self.abort
     }
 
     /// Whether an Ack came on this connection (rule 21).

@@ -392,6 +392,21 @@ impl World {
         self.hand_over();
     }
 
+    /// The agent is asked to stop.
+    pub(super) fn stop(&mut self) {
+        for (request, handed) in self.handed.iter().enumerate() {
+            if *handed == 0 && self.known[request] {
+                // Never polled since a crash: how many polls were due until now is told to one poll more or less.
+                for point in &self.plant.requests[request].points {
+                    self.oracle.slack[point.0 as usize] += 1;
+                }
+            }
+        }
+        let now = self.clock.now();
+        self.stopping = true;
+        self.tell(|agent| agent.stop(now, Duration::from_secs(5)));
+    }
+
     /// The end of a life: a clean one, or the process is gone.
     pub(super) fn kill(&mut self, clean: bool) {
         if self.agent.is_none() {
@@ -400,9 +415,7 @@ impl World {
         if clean && !self.stopped_cleanly {
             // Asked to stop; looked after again when its time is over.
             if !self.stopping {
-                let now = self.clock.now();
-                self.stopping = true;
-                self.tell(|agent| agent.stop(now, Duration::from_secs(5)));
+                self.stop();
                 self.after(6 * SECOND, Event::Kill(true));
                 return;
             }

@@ -180,7 +180,8 @@ impl Intake {
             self.clocks.push(WindowClock::start(every_ms, now, wall));
             self.clocks.len() - 1
         });
-        self.windows.push(Windows { clock, group, members, on_arrival });
+        let set = self.sets.add_summaries(id, group, every_ms);
+        self.windows.push(Windows { clock, group, members, set, on_arrival, missed: false });
         Ok(())
     }
 

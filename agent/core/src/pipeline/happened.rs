@@ -126,6 +126,7 @@ impl Pipeline {
             self.outputs.push_back(Output::Release(receipt));
         }
         if let Life::Committing(_) = self.life
+            && self.clean_committing
             && self.spool.is_idle()
         {
             self.finish(now);
@@ -204,7 +205,9 @@ impl Pipeline {
         if self.life != Life::Running {
             return;
         }
+        let synced = self.quality == pb::TimeQuality::Synced;
         let (intake, books) = self.books();
+        intake.sets().stop(now.wall, synced, books.ledger, books.losses);
         intake.stop_windows(now.mono, books);
         self.seal(now, StampedBy::Agent);
         self.seal(now, StampedBy::Source);

@@ -102,9 +102,8 @@ impl Pipeline {
             let (head, record) = self.batcher.record(&draft, self.catalog.rev());
             self.spool.push(head, record);
         }
-        let left = self.batcher.events_waiting();
-        self.intake.sealed(stamped_by, left);
-        if left == 0 {
+        self.intake.sealed(stamped_by);
+        if self.batcher.events_sealed() {
             let seq = self.spool.last_seq();
             self.sealed_receipts.extend(self.receipts.drain(..).map(|receipt| (seq, receipt)));
         }
@@ -112,22 +111,23 @@ impl Pipeline {
 
     pub(super) fn poll_spool(&mut self, now: Now) -> Option<StoreCommand> {
         if !self.commits() {
-            return self.spool.poll_commands();
+            return self.spool.poll_commands(now.mono);
         }
         let Self { spool, ledger, losses, intake, batcher, catalog, uplink, catalog_committing, .. } = self;
         let (stored, life) = (self.catalog_stored, self.life);
-        let folded_receipts = &mut self.folded_receipts;
+        let (folded_receipts, clean_committing) = (&mut self.folded_receipts, &mut self.clean_committing);
         spool.poll(now.mono, ledger, losses, || {
             for (counted, _) in folded_receipts.iter_mut() {
                 *counted = true;
             }
             *catalog_committing = catalog.rev();
+            *clean_committing = matches!(life, Life::Committing(_)) && batcher.held() + intake.held() == 0;
             let events = intake.event_counts();
             Snapshot {
                 sets: intake.save_sets(batcher),
-                events_held: events.unsealed - events.unacknowledged + events.folded,
+                events_held: events.unsealed + events.folded,
                 events_unacknowledged: events.unacknowledged,
-                clean: matches!(life, Life::Committing(_)) && batcher.held() + intake.held() == 0,
+                clean: *clean_committing,
                 catalog: catalog.message().to_vec(),
                 catalog_changed: stored != catalog.rev(),
                 raise_mark: uplink.open(),

@@ -33,6 +33,7 @@ impl Pipeline {
         }
         self.uplink.handle_new_epoch();
         let why = match doubt {
+            Doubt::Damaged => "the newest part of the spool could not be read".to_string(),
             Doubt::Forked => "the centre has another body under one of our numbers".to_string(),
             Doubt::AboveMark { seq, mark } => {
                 format!("the centre acknowledged {seq}, but nothing above {mark} was published from here")
@@ -45,7 +46,7 @@ impl Pipeline {
         match self.life {
             Life::Draining(until) => {
                 let sent = self.spool.backlog() == 0 || !self.uplink.connected();
-                if now.mono >= until || (sent && self.spool.is_idle()) {
+                if now.mono >= until || (sent && self.spool.is_idle() && self.batcher.held() == 0) {
                     self.spool.hurry();
                     self.life = Life::Committing(now.mono + LAST_COMMIT);
                 }

@@ -24,17 +24,20 @@ impl Spool {
         losses: &Losses,
         snapshot: impl FnOnce() -> Snapshot,
     ) -> Option<StoreCommand> {
-        if let Some(command) = self.poll_commands() {
+        if let Some(command) = self.poll_commands(now) {
             return Some(command);
         }
-        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+        if self.commit_deadline().is_none_or(|deadline| now < deadline) {
             return None;
         }
         Some(StoreCommand::Commit(self.begin_commit(now, ledger, losses, snapshot())))
     }
 
     /// The next command other than a commit.
-    pub fn poll_commands(&mut self) -> Option<StoreCommand> {
+    pub fn poll_commands(&mut self, now: Mono) -> Option<StoreCommand> {
+        if now >= self.reload_at {
+            self.commands.extend(self.reload.drain(..).map(StoreCommand::Load));
+        }
         self.commands.pop_front()
     }
 

@@ -27,8 +27,8 @@ pub struct Started {
     pub losses: Losses,
     /// The last state record, if one was found.
     pub state: Option<state::State>,
-    /// The catalogue of that time, as it was stored.
-    pub catalog: Option<Vec<u8>>,
+    /// A directory newer than the state record could not be read: the highest seq is not known (rule 2).
+    pub in_doubt: bool,
 }
 
 impl Spool {
@@ -39,7 +39,8 @@ impl Spool {
             .state
             .as_deref()
             .and_then(|record| state::State::decode(record).ok())
-            .filter(|state| state.version == state::VERSION && state.epoch != 0);
+            // Without the catalogue nobody can say what its ids mean: as good as lost.
+            .filter(|state| state.version == state::VERSION && state.epoch != 0 && found.catalog.is_some());
         let newest = found.dirs.iter().map(|(dir, _)| dir.epoch).max().unwrap_or(0);
         match state {
             Some(state) => resume(config, now, &found, state),
@@ -66,6 +67,8 @@ impl Spool {
             active_has_catalog: false,
             condemned: Vec::new(),
             loading: BTreeSet::new(),
+            reload: Vec::new(),
+            reload_at: now,
             commands: VecDeque::new(),
             commit_no: 0,
             last_commit: now,
@@ -196,7 +199,8 @@ fn resume(config: Config, now: Mono, found: &Recovered, state: state::State) -> 
         spool.load(dir);
     }
     spool.condemn_finished();
-    Started { spool, ledger, losses, catalog: found.catalog.clone(), state: Some(state) }
+    let in_doubt = found.set_aside.iter().max() > present.last();
+    Started { spool, ledger, losses, state: Some(state), in_doubt }
 }
 
 fn how(saved: u32) -> How {
@@ -250,5 +254,5 @@ fn begin(config: Config, now: Mono, found: Recovered, epoch: u64) -> Started {
     spool.last_seq = spool.durable;
     spool.active = DirId { epoch, first: next };
     let ledger = Ledger::from_message(&pb::Ledger::default());
-    Started { spool, ledger, losses: Losses::default(), catalog: found.catalog, state: None }
+    Started { spool, ledger, losses: Losses::default(), state: None, in_doubt: false }
 }

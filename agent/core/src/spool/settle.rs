@@ -117,21 +117,17 @@ impl Spool {
         ledger: &mut Ledger,
         losses: &mut Losses,
     ) {
-        self.loading.remove(&dir);
         let index = match result {
             Ok(index) => index,
             Err(StoreError::Damaged(_)) => Vec::new(),
-            Err(error) => {
-                // Not the directory's fault: asked again when the disk answers.
-                self.failing = Some(error);
-                self.retry_at = now + RETRY;
-                self.urgent = true;
-                if self.uncounted.iter().any(|(range, _)| self.dir_of(*range.start()) == Some(dir)) {
-                    self.load(dir);
-                }
+            Err(_) => {
+                // Not the directory's fault: asked again later.
+                self.reload.push(dir);
+                self.reload_at = now + RETRY;
                 return;
             }
         };
+        self.loading.remove(&dir);
         let of_dir: Vec<usize> = (0..self.extents.len()).filter(|i| self.extents[*i].dir == dir).collect();
         let decodable = self.adopting.remove(&dir);
         let mut missing = Vec::new();

@@ -106,7 +106,6 @@ impl Uplink {
         if ack.verdict() == pb::Verdict::Forked {
             return Consequence::NewEpoch(Doubt::Forked);
         }
-        self.progress(now);
         for seq in &ack.refused {
             spool.refuse(now, *seq, ledger, losses);
         }
@@ -114,7 +113,7 @@ impl Uplink {
         for range in &ack.also {
             self.settle(now, range.first..=range.last, spool, ledger, losses);
         }
-        self.flight.retain(|seq, _| !spool.is_settled(*seq));
+        self.progress(now, spool);
         self.window = usize::try_from(ack.window).ok().filter(|window| *window > 0);
         if ack.pause_ms > 0 {
             let jitter = rng.u32(0..=ack.pause_ms / 4 + 1);
@@ -123,7 +122,7 @@ impl Uplink {
         if ack.want_catalog_rev > 0 {
             self.catalog_sent = 0;
         }
-        self.hold_until = None;
+        let held = self.hold_until.take().is_some();
         if ack.verdict() == pb::Verdict::TooNew {
             // Only the oldest is offered, again and again; the rest waits on disk.
             self.hold_until = Some(now + TOO_NEW_RETRY);
@@ -134,6 +133,8 @@ impl Uplink {
         if matches!(self.link, Link::Greeting { .. }) {
             self.link = Link::Open;
             self.begin(spool);
+        } else if held && self.hold_until.is_none() {
+            self.begin(spool); // known at last: live first again
         }
         Consequence::None
     }
@@ -157,16 +158,25 @@ impl Uplink {
         spool.settle(now, range, How::Delivered, ledger, losses);
     }
 
-    /// Any sign of the centre resets back-off and resend timers.
-    pub(super) fn progress(&mut self, now: Mono) {
+    /// Any sign of the centre resets back-off and resend timers; but not those of batches that a later one has overtaken:
+    /// they may be lost on the way, and while others are acknowledged all the time would never be sent again.
+    pub(super) fn progress(&mut self, now: Mono, spool: &Spool) {
         self.healthy = true;
         self.last_ack = Some(now);
         self.attempts = 0;
+        let settled = self.flight.iter().filter(|(seq, _)| spool.is_settled(**seq));
+        let newest = settled.filter_map(|(_, flight)| flight.sent).max();
+        self.land(spool);
         let due = now + self.ack_timeout();
-        for flight in self.flight.values_mut().filter(|flight| flight.sent.is_some()) {
+        for flight in self.flight.values_mut().filter(|flight| flight.sent.is_some() && flight.sent > newest) {
             flight.doublings = 0;
             flight.due = due;
         }
+    }
+
+    /// What is settled flies no more.
+    pub(super) fn land(&mut self, spool: &Spool) {
+        self.flight.retain(|seq, flight| flight.lane == Lane::Again || !spool.is_settled(*seq));
     }
 
     /// The broker has the message of batch `seq`; in broker mode that frees it (rule 4).
@@ -174,16 +184,16 @@ impl Uplink {
         if self.config.ack != AckMode::Broker || seq == 0 {
             return;
         }
-        self.progress(now);
         self.settle(now, seq..=seq, spool, ledger, losses);
-        self.flight.remove(&seq);
+        self.progress(now, spool);
         self.waiting_since = if self.flight.is_empty() { None } else { Some(now) };
     }
 
     /// The centre wants the batches `range` again, as far as they are there. Returns what is not (rule 24).
     pub fn handle_replay(&mut self, range: RangeInclusive<u64>, spool: &Spool) -> Vec<RangeInclusive<u64>> {
         let gone = spool.not_retained(range.clone());
-        let settled = range
+        let first = (*range.start()).max(spool.first_stored());
+        let settled = (first..=*range.end())
             .take_while(|seq| *seq <= spool.durable())
             .filter(|seq| spool.is_settled(*seq) && !gone.iter().any(|gap| gap.contains(seq)))
             .take(REPLAY);

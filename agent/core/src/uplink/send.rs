@@ -14,6 +14,7 @@ impl Uplink {
             self.waiting_since = None;
             return Some(Step::Abort);
         }
+        self.land(spool); // what was evicted or lost meanwhile
         if now < self.gate() {
             return None;
         }
@@ -29,7 +30,10 @@ impl Uplink {
                     self.read_at = now + READ_RETRY;
                     return None;
                 }
-                Ok(None) => self.advance(seq, lane),
+                Ok(None) => {
+                    self.flight.remove(&seq);
+                    self.advance(seq, lane);
+                }
                 Ok(Some(place)) => {
                     self.advance(seq, lane);
                     self.hand_out(now, seq, lane, u64::from(place.bytes));
