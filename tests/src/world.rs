@@ -215,6 +215,7 @@ pub struct World {
     life: u32,
     stopping: bool,
     stopped_cleanly: bool,
+    buried_cleanly: bool,
     /// Polls of each request so far, those handed in, and those of the present plan that a durable state record knows.
     polls: Vec<u64>,
     handed: Vec<u64>,
@@ -300,6 +301,7 @@ impl World {
             life: 0,
             stopping: false,
             stopped_cleanly: false,
+            buried_cleanly: true,
             polls: vec![0; requests],
             handed: vec![0; requests],
             known: vec![false; requests],
@@ -361,10 +363,10 @@ impl World {
         loop {
             let event = self.queue.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
             let deadline = self.agent.as_ref().and_then(Pipeline::next_deadline).map_or(u64::MAX, |at| at.as_nanos());
-            if let Some(agent) = &self.agent {
+            if self.agent.is_some() {
                 assert!(
                     deadline > self.clock.nanos(),
-                    "the pipeline has a deadline at {deadline} but nothing to do at {}: {agent:#?}",
+                    "the pipeline has a deadline at {deadline} but nothing to do at {}",
                     self.clock.nanos()
                 );
             }
@@ -435,7 +437,7 @@ impl World {
 
     fn check_drained(&mut self) {
         let agent = self.agent.as_ref().expect("the agent runs in peace");
-        assert!(agent.uplink().healthy(), "ten minutes after the last fault the uplink is not healthy: {agent:#?}");
+        assert!(agent.uplink().healthy(), "ten minutes after the last fault the uplink is not healthy");
         let backlog = agent.spool().backlog();
         assert!(backlog < 30, "ten minutes after the last fault {backlog} batches wait");
     }

@@ -305,7 +305,11 @@ impl Pipeline {
             if self.holds_back() {
                 return None;
             }
-            return Some(match self.uplink.poll(now.mono, &mut self.spool, self.catalog_stored)? {
+            let Some(step) = self.uplink.poll(now.mono, &mut self.spool, self.catalog_stored) else {
+                // It may wait for an index that the disk is to read first.
+                return self.spool.poll_commands(now.mono).map(Output::Store);
+            };
+            return Some(match step {
                 Step::Connect => Output::Connect { will: self.will() },
                 Step::Abort => Output::Abort,
                 Step::Read(command) => Output::Store(command),
@@ -334,7 +338,8 @@ impl Pipeline {
         let status = self.status_due.filter(|_| self.uplink.connected());
         let spool = if self.commits() { self.spool.next_deadline() } else { self.spool.commands_deadline() };
         let uplink = if self.holds_back() { None } else { self.uplink.next_deadline(&self.spool) };
-        [self.intake.next_deadline(), seal, spool, status, life, uplink].into_iter().flatten().min()
+        let windows = self.intake.next_deadline().filter(|_| self.life == Life::Running);
+        [windows, seal, spool, status, life, uplink].into_iter().flatten().min()
     }
 
     /// Whether data has to wait: the spool's identity is in doubt, or a revision is on its way to the disk.

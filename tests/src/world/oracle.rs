@@ -26,7 +26,7 @@ pub(super) enum Seen {
 
 #[derive(Clone, Debug)]
 struct Sent {
-    at_ms: u64,
+    at: u64,
     real: Option<f64>,
     sample: Sample,
 }
@@ -120,7 +120,7 @@ impl Oracle {
     }
 
     /// A reading goes in.
-    pub(super) fn enter(&mut self, index: usize, mono_ms: u64, wall: i64, stamp: i64, sample: &Sample) -> Fate {
+    pub(super) fn enter(&mut self, index: usize, nanos: u64, wall: i64, stamp: i64, sample: &Sample) -> Fate {
         self.entered += 1;
         let point = &self.points[index];
         let mut sample = sample.clone();
@@ -148,12 +148,12 @@ impl Oracle {
                     (Some(a), Some(b)) if numeric => !((a - b).abs() <= band),
                     _ => sent.sample.value != sample.value,
                 };
-                let beat = point.heartbeat.is_some_and(|beat| u128::from(mono_ms - sent.at_ms) >= beat.as_millis());
+                let beat = point.heartbeat.is_some_and(|beat| u128::from(nanos - sent.at) >= beat.as_nanos());
                 if !changed && !beat && sent.sample.status == sample.status {
                     return Fate::Withheld;
                 }
             }
-            self.sent[index] = Some(Sent { at_ms: mono_ms, real, sample: sample.clone() });
+            self.sent[index] = Some(Sent { at: nanos, real, sample: sample.clone() });
         }
         let seen = match &sample.value {
             Value::None => Seen::Nothing,
