@@ -117,6 +117,12 @@ impl Agent {
         Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();

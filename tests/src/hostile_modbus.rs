@@ -174,7 +174,9 @@ impl Fault {
         }
     }
 
-    const fn at_connect(self) -> bool {
+    /// Whether it happens to a connection instead of a request: a device must drop connections to show it again.
+    #[must_use]
+    pub const fn at_connect(self) -> bool {
         matches!(self, Self::ConnectReset | Self::ConnectMute | Self::ConnectBanner)
     }
 }

@@ -141,8 +141,8 @@ pub struct Report {
     pub entered: u64,
     /// Readings that arrived.
     pub arrived: u64,
-    /// Readings that losses named.
-    pub named: u64,
+    /// Readings that losses named, by reason.
+    pub named: [u64; 8],
     /// Batches sent, again ones included.
     pub sent: u64,
     /// Lives of the agent.
@@ -327,7 +327,8 @@ impl World {
     }
 
     fn config(&mut self) -> Config {
-        let quota = if self.faults.quota { 6 << 20 } else { 1 << 28 };
+        // A directory is a sixteenth of it: small ones, so that some close within the hour.
+        let quota = if self.faults.quota || self.faults.damage { 1_500 << 10 } else { 1 << 28 };
         let when_full = if self.faults.stop_polling { WhenFull::StopPolling } else { WhenFull::DropOldest };
         Config {
             batch: batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 * 1024 },
@@ -363,9 +364,14 @@ impl World {
         loop {
             let event = self.queue.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
             let deadline = self.agent.as_ref().and_then(Pipeline::next_deadline).map_or(u64::MAX, |at| at.as_nanos());
-            if self.agent.is_some() {
+            if let Some(agent) = &self.agent {
                 assert!(
-                    deadline > self.clock.nanos(),
+                    deadline > self.clock.nanos() || {
+                        if self.trace {
+                            println!("{agent:?}");
+                        }
+                        false
+                    },
                     "the pipeline has a deadline at {deadline} but nothing to do at {}",
                     self.clock.nanos()
                 );
@@ -472,7 +478,7 @@ impl World {
         Report {
             entered: self.oracle.entered,
             arrived: self.oracle.arrived(),
-            named: self.oracle.named_in_all(),
+            named: self.oracle.named_by_reason(),
             sent: self.oracle.bodies_sent,
             lives: self.lives,
             epochs: u32::try_from(self.epochs.len()).expect("few"),

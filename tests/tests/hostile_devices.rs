@@ -78,7 +78,8 @@ async fn live_no_wrong_value_from_devices_that_lie() -> Result<(), Wrong> {
     let mut devices = BTreeMap::new();
     for (number, fault) in (0..).zip(Fault::ALL) {
         let name = format!("fault-{number}");
-        let plan = Plan { seed: seed.wrapping_add(number), faults: vec![fault], percent: 40, patience: PATIENCE };
+        let faults = if fault.at_connect() { vec![fault, Fault::Close] } else { vec![fault] };
+        let plan = Plan { seed: seed.wrapping_add(number), faults, percent: 40, patience: PATIENCE };
         let device = HostileModbus::start(plan).await?;
         configuration = with_device(configuration, &name, device.address());
         devices.insert(name, (Some(fault), device));

@@ -306,8 +306,8 @@ impl Pipeline {
                 return None;
             }
             let Some(step) = self.uplink.poll(now.mono, &mut self.spool, self.catalog_stored) else {
-                // It may wait for an index that the disk is to read first.
-                return self.spool.poll_commands(now.mono).map(Output::Store);
+                // It may have asked the spool for an index or a commit.
+                return self.poll_spool(now).map(Output::Store);
             };
             return Some(match step {
                 Step::Connect => Output::Connect { will: self.will() },

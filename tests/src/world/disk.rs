@@ -34,6 +34,8 @@ pub(super) struct Disk {
     /// Commits that became durable.
     pub(super) learned: u64,
     clean: bool,
+    /// What the next start finds that cannot be read.
+    set_aside: Vec<DirId>,
 }
 
 impl Disk {
@@ -48,6 +50,7 @@ impl Disk {
             mark: (0, 0),
             learned: 0,
             clean: false,
+            set_aside: Vec::new(),
         }
     }
 
@@ -146,12 +149,24 @@ impl Disk {
     }
 
     pub(super) fn recover(&mut self) -> Recovered {
-        self.store.recover().expect("memory")
+        let mut found = self.store.recover().expect("memory");
+        found.set_aside = std::mem::take(&mut self.set_aside);
+        found
+    }
+
+    /// The newest directory cannot be read at the next start.
+    pub(super) fn lose_newest(&mut self) {
+        let found = self.store.recover().expect("memory");
+        if let [_, .., (newest, _)] = found.dirs[..] {
+            self.store.remove(newest).expect("memory");
+            self.set_aside.push(newest);
+            self.clean = false;
+        }
     }
 
     /// Damages some records of the spool for good. Never of the newest directory.
     pub(super) fn damage(&mut self, rng: &mut Rng) {
-        let dirs = self.recover().dirs;
+        let dirs = self.store.recover().expect("memory").dirs;
         if dirs.len() < 2 {
             return;
         }
@@ -165,7 +180,7 @@ impl Disk {
 
     /// A directory that is not the newest is gone.
     pub(super) fn lose(&mut self, rng: &mut Rng) {
-        let dirs = self.recover().dirs;
+        let dirs = self.store.recover().expect("memory").dirs;
         if dirs.len() >= 2 {
             let (dir, _) = dirs[rng.usize(..dirs.len() - 1)];
             self.store.remove(dir).expect("memory");

@@ -119,12 +119,24 @@ impl Oracle {
         self.sent.fill(None);
     }
 
-    /// A reading goes in.
-    pub(super) fn enter(&mut self, index: usize, nanos: u64, wall: i64, stamp: i64, sample: &Sample) -> Fate {
+    /// A reading goes in; `accepts`: the spool takes it, else it is lost.
+    pub(super) fn enter(
+        &mut self,
+        index: usize,
+        (nanos, wall): (u64, i64),
+        stamp: i64,
+        sample: &Sample,
+        accepts: bool,
+    ) -> Fate {
         self.entered += 1;
         let point = &self.points[index];
         let mut sample = sample.clone();
         mark(point, &mut sample);
+        if !accepts {
+            let key = (index, stamp, sample.status.code(), Seen::Nothing);
+            *self.required.entry(key.clone()).or_default() += 1;
+            return Fate::Raw(key);
+        }
         let real = match sample.value {
             Value::Bits(bits) => point.scale.real(point.ty, bits),
             _ => None,
@@ -363,8 +375,8 @@ impl Oracle {
         self.arrived
     }
 
-    pub(super) fn named_in_all(&self) -> u64 {
-        self.by_reason.values().sum()
+    pub(super) fn named_by_reason(&self) -> [u64; 8] {
+        std::array::from_fn(|reason| self.by_reason.get(&(reason as i32)).copied().unwrap_or(0))
     }
 }
 

@@ -25,7 +25,8 @@ impl World {
             2 if faults.link => {
                 self.line.down = true;
                 self.cut(true);
-                self.after(lasts, Event::Calm(Calm::Link));
+                let longer = if faults.quota { 8 } else { 1 };
+                self.after(longer * lasts, Event::Calm(Calm::Link));
             }
             3 if faults.link => {
                 if let Some(session) = &mut self.line.session {
@@ -64,13 +65,17 @@ impl World {
                 self.disk.mood = [Mood::Away, Mood::Full][self.rng.usize(..2)];
                 self.after(lasts, Event::Calm(Calm::Disk));
             }
-            13 if faults.damage => {
-                if self.rng.bool() {
-                    self.disk.damage(&mut self.rng);
-                } else if faults.crash || self.rng.bool() {
-                    self.disk.lose(&mut self.rng);
+            13 if faults.damage => match self.rng.u32(..4) {
+                0 if faults.crash => {
+                    // The newest part of the spool is gone: what was in it cannot be told.
+                    self.kill(false);
+                    self.disk.lose_newest();
+                    self.rolled_back = true;
+                    self.oracle.forget_bodies();
                 }
-            }
+                0 | 1 => self.disk.lose(&mut self.rng),
+                _ => self.disk.damage(&mut self.rng),
+            },
             14 if faults.clock => {
                 let step = self.rng.i64(-40_000..40_000);
                 self.step(step);
