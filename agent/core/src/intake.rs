@@ -83,9 +83,9 @@ struct Windows {
 /// What came of a message's readings, for its acknowledgement (rule 23).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Withheld or lost: nothing is waited for.
+    /// Withheld: nothing is waited for.
     Settled,
-    /// Folded: safe with the next commit, whose state record counts it.
+    /// Folded or lost: safe with the next commit, whose state record counts it.
     Folded,
     /// In the open batch: safe when that is durable.
     Waiting,
@@ -262,7 +262,7 @@ impl Intake {
                 windows.missed = true;
             }
             lose(&mut books, Reason::StoreUnavailable, Whose::Point(point.id), at, 1);
-            return Fate::Settled;
+            return Fate::Folded;
         }
         point.mark.apply(&mut sample);
         let fate = self.take(now, key, at, stamped_by, sample, waits, &mut books);

@@ -337,7 +337,11 @@ impl Oracle {
                 );
             }
             let due = if at_every_poll { due } else { 0 };
-            unexplained += (missing + due).saturating_sub(named + self.slack[index]);
+            let left = (missing + due).saturating_sub(named + self.slack[index]);
+            if left > 0 {
+                println!("p{index}: {left} of {missing} missing and {due} due not explained by {named} named; {point:?}");
+            }
+            unexplained += left;
         }
         let others = self.named_batches + self.named_nobody;
         if exact {

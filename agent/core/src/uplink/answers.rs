@@ -92,16 +92,13 @@ impl Uplink {
         if ack.epoch != spool.epoch() || !self.connected() {
             return Consequence::None;
         }
-        let highest = ack
-            .also
-            .iter()
-            .map(|range| range.last)
-            .chain(ack.refused.iter().copied())
-            .chain([ack.contiguous_seq])
-            .max()
-            .unwrap_or(0);
-        if highest > spool.published_mark() {
-            return Consequence::NewEpoch(Doubt::AboveMark { seq: highest, mark: spool.published_mark() });
+        let mark = spool.published_mark();
+        let named = ack.also.iter().map(|range| range.last).chain(ack.refused.iter().copied()).max().unwrap_or(0);
+        // What was lost before it was ever published is settled too.
+        let passed = spool.next_unsettled(mark + 1).map_or(spool.durable(), |seq| seq - 1).max(mark);
+        let above = [named].into_iter().filter(|seq| *seq > mark);
+        if let Some(seq) = above.chain([ack.contiguous_seq].into_iter().filter(|seq| *seq > passed)).max() {
+            return Consequence::NewEpoch(Doubt::AboveMark { seq, mark });
         }
         if ack.verdict() == pb::Verdict::Forked {
             return Consequence::NewEpoch(Doubt::Forked);
