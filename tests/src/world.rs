@@ -220,7 +220,9 @@ pub struct World {
     polls: Vec<u64>,
     handed: Vec<u64>,
     known: Vec<bool>,
-    /// What was handed in of a request that no durable state record knows.
+    /// Those that a durable state record of this life knows.
+    kept: Vec<bool>,
+    /// What was handed in of a request that is not among them.
     early: Vec<Vec<Key>>,
     /// Polls due since the agent was asked to stop, or died.
     due: Vec<u64>,
@@ -305,6 +307,7 @@ impl World {
             polls: vec![0; requests],
             handed: vec![0; requests],
             known: vec![false; requests],
+            kept: vec![false; requests],
             early: vec![Vec::new(); requests],
             due: vec![0; requests],
             snap: None,

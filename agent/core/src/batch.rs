@@ -557,7 +557,8 @@ mod tests {
             batcher.push_row(Mono::ZERO, group, Wall(i64::from(row) * 1000), &cells).expect("room");
         }
         let cell = batcher.cell(StampedBy::Source, &text("x"));
-        let event = EventReading { point: PointKey(9), at: Wall(77), status: cell.status, waits: false, bits: cell.bits };
+        let event =
+            EventReading { point: PointKey(9), at: Wall(77), status: cell.status, waits: false, bits: cell.bits };
         batcher.push_event(Mono::ZERO, StampedBy::Source, event).expect("room");
         assert_eq!(batcher.held(), 7);
         assert_eq!(batcher.deadline(StampedBy::Agent), Some(Mono::from_millis(1000)));

@@ -325,15 +325,7 @@ impl Intake {
     }
 
     /// Adds a row; if there is no room the oldest row of the group goes, counted.
-    fn push_row(
-        &mut self,
-        now: Mono,
-        key: GroupKey,
-        at: Wall,
-        row: &[Cell],
-        whose: Whose,
-        books: &mut Books<'_>,
-    ) {
+    fn push_row(&mut self, now: Mono, key: GroupKey, at: Wall, row: &[Cell], whose: Whose, books: &mut Books<'_>) {
         while books.batcher.push_row(now, key, at, row).is_err() {
             let Some((stamp, readings)) = books.batcher.pop_row(key) else { return };
             lose(books, books.overrun, whose, stamp, readings as u64);

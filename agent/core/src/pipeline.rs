@@ -231,7 +231,7 @@ impl Pipeline {
         let mut intake = Intake::new(model, &mut catalog, &mut batcher, now.mono, now.wall)?;
         catalog.close();
         if let Some(state) = &started.state {
-            intake.sets().restore(state, &mut ledger, &mut losses);
+            intake.sets().restore(state, now.wall, &mut ledger, &mut losses);
         }
         spool.hurry();
         let same_epoch = started.state.is_some();

@@ -498,7 +498,13 @@ mod tests {
     #[test]
     fn a_full_event_ring_says_so() {
         let mut ring = EventRing::new();
-        let reading = |i: usize| EventReading { point: PointKey(0), at: Wall(i as i64), status: Status::Good, waits: false, bits: 0 };
+        let reading = |i: usize| EventReading {
+            point: PointKey(0),
+            at: Wall(i as i64),
+            status: Status::Good,
+            waits: false,
+            bits: 0,
+        };
         for i in 0..EVENT_READINGS {
             ring.push(reading(i)).unwrap();
         }

@@ -77,7 +77,17 @@ impl Sets {
     fn add(&mut self, whose: Whose, group: Option<GroupKey>, points: u64, period_ms: u32) -> SetKey {
         let key = SetKey(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
         let (unsealed, folded) = (Held::default(), Held::default());
-        self.list.push(Set { whose, group, points, period_ms, last: None, unsealed, folded, owed: false, summaries: false });
+        self.list.push(Set {
+            whose,
+            group,
+            points,
+            period_ms,
+            last: None,
+            unsealed,
+            folded,
+            owed: false,
+            summaries: false,
+        });
         key
     }
 
@@ -92,8 +102,9 @@ impl Sets {
     }
 
     /// Takes over what the last run's state record says. If that run did not stop cleanly, what was in memory is lost
-    /// now; the rest of each loss follows with the set's first poll. Sets that are no more end theirs at once.
-    pub fn restore(&mut self, state: &state::State, ledger: &mut Ledger, losses: &mut Losses) {
+    /// now; the rest of each loss follows with the set's first poll. Sets that are no more end theirs at once. While the
+    /// agent was cleanly stopped no poll was due: then what is due counts from `start` on.
+    pub fn restore(&mut self, state: &state::State, start: Wall, ledger: &mut Ledger, losses: &mut Losses) {
         let places: BTreeMap<Whose, usize> =
             self.list.iter().enumerate().map(|(place, set)| (set.whose, place)).collect();
         for (whose, last, oldest, held) in state.sets.iter().flat_map(runs) {
@@ -101,7 +112,7 @@ impl Sets {
             let (period, summaries) = set.as_ref().map_or((0, false), |set| (set.period_ms, set.summaries));
             let gone = set.is_none();
             if let Some(set) = set.filter(|_| !summaries) {
-                set.last = Some(last);
+                set.last = Some(if state.clean { start } else { last });
                 set.owed = !state.clean;
             }
             if state.clean {
@@ -272,7 +283,7 @@ mod tests {
         let mut sets = Sets::default();
         let one = sets.add_point(1, 1000);
         sets.add_point(2, 1000);
-        sets.restore(&state, &mut ledger, &mut losses);
+        sets.restore(&state, Wall(0), &mut ledger, &mut losses);
         assert_eq!(ledger.lost_by(Reason::AgentDown), 6);
         let gone = losses.carry(1, 10_000);
         assert_eq!(gone.len(), 1, "point 3 is no more: its loss ends at once");
@@ -290,7 +301,7 @@ mod tests {
         let mut sets = Sets::default();
         let one = sets.add_point(1, 1000);
         let set = state::Set { point: 1, last_ms: 50_000, held: 3, ..state::Set::default() };
-        sets.restore(&state::State { sets: alloc::vec![set], ..Default::default() }, &mut ledger, &mut losses);
+        sets.restore(&state::State { sets: alloc::vec![set], ..Default::default() }, Wall(0), &mut ledger, &mut losses);
         sets.handle_poll(one, Wall(9_000), true, &mut ledger, &mut losses);
         let told = losses.carry(1, 1000);
         assert_eq!((told[0].to_ms, told[0].readings), (0, 3));

@@ -37,7 +37,11 @@ impl World {
             self.stopped_cleanly = true;
             let clean = self.disk.is_clean();
             assert!(clean || self.disk.mood != Mood::Well, "a clean stop is told to the disk");
-            assert!(!clean || self.outstanding.is_empty(), "a clean stop acknowledges what it has: {:?}", self.outstanding);
+            assert!(
+                !clean || self.outstanding.is_empty(),
+                "a clean stop acknowledges what it has: {:?}",
+                self.outstanding
+            );
         }
         let epoch = agent.spool().epoch();
         if self.epochs.last() != Some(&epoch) {
@@ -107,7 +111,7 @@ impl World {
             };
             let (index, wall) = (key.0 as usize, now.wall.0);
             let fate = self.oracle.enter(index, (now.mono.as_nanos(), wall), wall, &sample, accepts);
-            if let (Fate::Raw(key), false) = (fate, self.known[request]) {
+            if let (Fate::Raw(key), false) = (fate, self.kept[request]) {
                 self.early[request].push(key);
             }
         }
@@ -201,6 +205,7 @@ impl World {
         for (request, polled) in snap.polled.iter().enumerate() {
             if *polled > 0 {
                 self.known[request] = true;
+                self.kept[request] = true;
                 self.early[request].clear();
             }
         }
@@ -435,33 +440,39 @@ impl World {
         self.disk.crash(&mut self.rng);
         self.keep_up();
         self.snap = None;
-        self.buried_cleanly = clean && self.disk.is_clean();
-        self.bury(self.buried_cleanly);
-        if self.buried_cleanly && self.faults.replan && !self.peace {
+        let began_cleanly = self.buried_cleanly;
+        self.buried_cleanly = self.disk.is_clean();
+        self.bury(clean && self.buried_cleanly, began_cleanly);
+        if clean && self.buried_cleanly && self.faults.replan && !self.peace {
+            let before = self.plant.groups();
             self.plant.replan(&mut self.rng);
-            // Other groups: they were never polled.
-            self.known.fill(false);
+            for (known, (old, new)) in self.known.iter_mut().zip(before.iter().zip(self.plant.groups())) {
+                *known &= *old == new; // another group was never polled
+            }
         }
         let away = if self.peace { 1 } else { self.rng.u64(1..90) };
         self.after(away * SECOND, Event::Start);
     }
 
     /// What was in memory alone is gone; polls that were due count from now on if a loss will name them.
-    fn bury(&mut self, clean: bool) {
+    fn bury(&mut self, clean: bool, began_cleanly: bool) {
         for request in 0..self.known.len() {
-            if !self.known[request] {
-                for key in std::mem::take(&mut self.early[request]) {
-                    if !clean {
-                        self.oracle.strike(&key);
-                    }
+            let early = std::mem::take(&mut self.early[request]);
+            // Nothing durable tells that this life ever polled it.
+            let untold = !self.known[request] || self.buried_cleanly;
+            if untold && !clean {
+                early.iter().for_each(|key| self.oracle.strike(key));
+            } else if !self.kept[request] && began_cleanly {
+                // What is due counts from the start of that life: one poll more or less.
+                for point in &self.plant.requests[request].points {
+                    self.oracle.slack[point.0 as usize] += 1;
                 }
-                self.due[request] = 0;
-                self.handed[request] = 0;
             }
-            if clean {
+            if untold {
                 self.due[request] = 0;
             }
         }
+        self.kept.fill(false);
         self.handed.fill(0);
         if !clean {
             for key in std::mem::take(&mut self.unkept) {

@@ -243,6 +243,9 @@ impl Oracle {
             self.arrived += 1;
         }
         for loss in &delivery.batch.losses {
+            if std::env::var_os("TRIBUTARY_TRACE").is_some() {
+                println!("LOSS {loss:?}");
+            }
             assert!(loss.readings > 0 || loss.first_seq > 0, "an empty loss: {loss:?}");
             *self.by_reason.entry(loss.reason).or_default() += loss.readings;
             if loss.first_seq > 0 {
@@ -329,7 +332,10 @@ impl Oracle {
             let at_every_poll =
                 polled[index] && point.deadband == Deadband::None && (point.window.is_none() || point.raw);
             if at_every_poll && exact {
-                assert!(missing + due + self.slack[index] >= named, "p{index}: {missing} missing, {due} due while down, but {named} named");
+                assert!(
+                    missing + due + self.slack[index] >= named,
+                    "p{index}: {missing} missing, {due} due while down, but {named} named"
+                );
                 assert!(
                     whole || (missing + due).abs_diff(named) <= self.slack[index],
                     "p{index}: {missing} missing and {due} due while down, but {named} named: {:?}",
@@ -339,7 +345,9 @@ impl Oracle {
             let due = if at_every_poll { due } else { 0 };
             let left = (missing + due).saturating_sub(named + self.slack[index]);
             if left > 0 {
-                println!("p{index}: {left} of {missing} missing and {due} due not explained by {named} named; {point:?}");
+                println!(
+                    "p{index}: {left} of {missing} missing and {due} due not explained by {named} named; {point:?}"
+                );
             }
             unexplained += left;
         }

@@ -146,6 +146,15 @@ impl Plant {
         }
     }
 
+    /// Of each request the points that are sent at every poll.
+    pub(super) fn groups(&self) -> Vec<Vec<PointKey>> {
+        let sent = |key: &&PointKey| {
+            let point = &self.points[key.0 as usize];
+            point.deadband == Deadband::None && (point.window.is_none() || point.raw)
+        };
+        self.requests.iter().map(|request| request.points.iter().filter(sent).copied().collect()).collect()
+    }
+
     /// What request `index` answers at its `n`th poll.
     pub(super) fn answer(&self, index: usize, n: u64) -> Outcome {
         let request = &self.requests[index];
