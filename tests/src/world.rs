@@ -35,6 +35,7 @@ use crate::store::MemStore;
 mod centre;
 mod clock;
 mod disk;
+mod faults;
 mod life;
 mod line;
 mod oracle;
@@ -44,6 +45,7 @@ mod trouble;
 use centre::Centre;
 use clock::Clock;
 use disk::{Disk, Mood};
+pub use faults::Faults;
 use line::{Line, Weather};
 use oracle::{Fate, Key, Oracle};
 use plant::{Health, Plant};
@@ -57,82 +59,6 @@ const PEACE_S: u64 = 1_200;
 const MOST_OUTPUTS: u32 = 5_000;
 /// What a device's broker hands out unacknowledged.
 const SENSOR_WINDOW: usize = 20;
-
-/// What may go wrong in a world.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Devices fall silent or answer with exceptions.
-    pub devices: bool,
-    /// Connections break, are refused, hang half open.
-    pub link: bool,
-    /// The broker forgets and doubles messages.
-    pub broker: bool,
-    /// Acks are lost, late, doubled.
-    pub acks: bool,
-    /// The receiver restarts, slows agents down.
-    pub centre: bool,
-    /// The receiver refuses batches for good.
-    pub refuse: bool,
-    /// The receiver does not know the schema for a while.
-    pub too_new: bool,
-    /// The agent is killed.
-    pub crash: bool,
-    /// The agent is stopped cleanly and started again.
-    pub stop: bool,
-    /// With another plan.
-    pub replan: bool,
-    /// The disk is away or full for a while.
-    pub disk: bool,
-    /// The quota is small: batches are evicted.
-    pub quota: bool,
-    /// At the quota polling stops instead.
-    pub stop_polling: bool,
-    /// Records are damaged, directories are gone.
-    pub damage: bool,
-    /// The clock drifts, steps, starts in 1970.
-    pub clock: bool,
-    /// The spool is rolled back to an image of itself.
-    pub rollback: bool,
-}
-
-impl Faults {
-    /// Those of a seed: the first seeds have none, then one kind after the other alone, then any mixture.
-    #[must_use]
-    pub fn of(seed: u64) -> Self {
-        let mut faults = Self::default();
-        let all: [&mut bool; 16] = [
-            &mut faults.devices,
-            &mut faults.link,
-            &mut faults.broker,
-            &mut faults.acks,
-            &mut faults.centre,
-            &mut faults.refuse,
-            &mut faults.too_new,
-            &mut faults.crash,
-            &mut faults.stop,
-            &mut faults.replan,
-            &mut faults.disk,
-            &mut faults.quota,
-            &mut faults.stop_polling,
-            &mut faults.damage,
-            &mut faults.clock,
-            &mut faults.rollback,
-        ];
-        let count = all.len() as u64;
-        let mut rng = Rng::with_seed(seed ^ 0xfa17);
-        let often = [2, 4, 8][rng.usize(..3)];
-        for (n, fault) in (0..).zip(all) {
-            *fault = match seed {
-                0..=3 => false,
-                seed if seed < 4 + 2 * count => (seed - 4) / 2 == n,
-                _ => rng.u32(..often) == 0,
-            };
-        }
-        faults.stop |= faults.replan;
-        faults.quota |= faults.stop_polling;
-        faults
-    }
-}
 
 /// What a world has to tell after a good end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -451,6 +377,17 @@ impl World {
         assert!(backlog < 30, "ten minutes after the last fault {backlog} batches wait");
     }
 
+    /// Nothing is lost for a reason that this world does not have.
+    fn check_reasons(&self) {
+        let f = self.faults;
+        let (disk, identity) = (f.disk || f.quota, f.crash || f.rollback);
+        let may =
+            [false, disk, f.damage || disk && identity, f.disk, identity || f.disk && f.stop, false, disk, f.refuse];
+        for (reason, (named, may)) in self.oracle.named_by_reason().into_iter().zip(may).enumerate() {
+            assert!(may || named == 0, "{named} readings are lost for reason {reason}, which nothing here explains");
+        }
+    }
+
     fn end(mut self) -> Report {
         self.stop();
         self.pump();
@@ -476,6 +413,7 @@ impl World {
             polled[key.0 as usize] = true;
         }
         self.oracle.settle(ledger, epoch, self.epochs.len() == 1, exact, &polled);
+        self.check_reasons();
         let clean = self.disk.is_clean();
         assert!(clean, "the last state record says that this was a clean stop");
         Report {

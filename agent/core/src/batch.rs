@@ -314,7 +314,7 @@ impl Batcher {
         let Some(group) = self.groups.get_mut(key.0 as usize) else { return };
         let rows = group.ring.rows();
         let times: Vec<i64> = group.ring.times().collect();
-        let mut todo = VecDeque::from([0..rows]);
+        let mut todo = VecDeque::from_iter(core::iter::once(0..rows));
         while let Some(part) = todo.pop_front().filter(|part| !part.is_empty()) {
             let mut frame = pb::Frame { group: group.id, rows: length(&part), ..pb::Frame::default() };
             frame.time = Some(self.encoder.time(&times[part.clone()]));
@@ -351,7 +351,7 @@ impl Batcher {
             StampedBy::Agent => &self.agent,
             StampedBy::Source => &self.source,
         };
-        let mut todo = VecDeque::from([0..run.len()]);
+        let mut todo = VecDeque::from_iter(core::iter::once(0..run.len()));
         while let Some(part) = todo.pop_front().filter(|part| !part.is_empty()) {
             let rows = &run[part.clone()];
             let times: Vec<i64> = rows.iter().map(|reading| reading.at.0).collect();

@@ -91,6 +91,27 @@ pub enum Fate {
     Waiting,
 }
 
+/// A reading of a point on its own clock.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its point.
+    pub point: PointKey,
+    /// Its stamp.
+    pub at: Wall,
+    /// Whose stamp that is.
+    pub stamped_by: StampedBy,
+    /// What it says.
+    pub sample: Sample,
+}
+
+/// When a reading was, who says so, and whether its message waits for its acknowledgement.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    at: Wall,
+    stamped_by: StampedBy,
+    waits: bool,
+}
+
 /// Counts of event-driven readings in memory, for the state record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
@@ -226,7 +247,8 @@ impl Intake {
             if point.raw == Raw::Group {
                 row.push(books.batcher.cell(StampedBy::Agent, &sample));
             }
-            self.take(now, *key, poll.at, StampedBy::Agent, sample, false, &mut books);
+            let stamp = Stamp { at: poll.at, stamped_by: StampedBy::Agent, waits: false };
+            self.take(now, *key, stamp, sample, &mut books);
         }
         if let Some((key, set)) = group {
             if accepts {
@@ -247,14 +269,12 @@ impl Intake {
     pub fn handle_reading(
         &mut self,
         now: Mono,
-        key: PointKey,
-        at: Wall,
-        stamped_by: StampedBy,
-        mut sample: Sample,
+        arrival: Arrival,
         waits: bool,
         accepts: bool,
         mut books: Books<'_>,
     ) -> Fate {
+        let Arrival { point: key, at, stamped_by, mut sample } = arrival;
         let Some(point) = self.points.get(key.0 as usize) else { return Fate::Settled };
         books.ledger.admitted += 1;
         if !accepts {
@@ -265,7 +285,7 @@ impl Intake {
             return Fate::Folded;
         }
         point.mark.apply(&mut sample);
-        let fate = self.take(now, key, at, stamped_by, sample, waits, &mut books);
+        let fate = self.take(now, key, Stamp { at, stamped_by, waits }, sample, &mut books);
         if fate == Fate::Waiting {
             *self.events(stamped_by).of(waits) += 1;
         }
@@ -273,16 +293,8 @@ impl Intake {
     }
 
     /// Window, then deadband, of a marked sample. A group's cell was taken before.
-    fn take(
-        &mut self,
-        now: Mono,
-        key: PointKey,
-        at: Wall,
-        stamped_by: StampedBy,
-        sample: Sample,
-        waits: bool,
-        books: &mut Books<'_>,
-    ) -> Fate {
+    fn take(&mut self, now: Mono, key: PointKey, stamp: Stamp, sample: Sample, books: &mut Books<'_>) -> Fate {
+        let Stamp { at, stamped_by, waits } = stamp;
         let Some(point) = self.points.get_mut(key.0 as usize) else { return Fate::Settled };
         if let Some((group, member)) = point.window
             && let Some(member) =

@@ -19,15 +19,15 @@ use core::time::Duration;
 
 use tributary_proto::pb;
 use tributary_proto::pb::loss::Reason;
-use tributary_protocols::reading::{Sample, StampedBy};
 use tributary_protocols::time::{Mono, Wall};
 
 use crate::batch::{self, Batcher};
 use crate::catalog::Catalog;
+pub use crate::intake::Arrival;
 use crate::intake::{Books, Intake, Unbuildable};
 use crate::ledger::Ledger;
 use crate::losses::Losses;
-use crate::model::{self, PointKey};
+use crate::model;
 use crate::spool::{self, Spool};
 use crate::store::{Recovered, StoreCommand, StoreError};
 use crate::uplink::{self, Doubt, Publish, Step, Uplink};
@@ -78,19 +78,6 @@ pub struct Config {
 /// A local message whose acknowledgement waits until its readings are safe; the number is the shell's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Receipt(pub u64);
-
-/// A reading of a point on its own clock.
-#[derive(Clone, Debug)]
-pub struct Arrival {
-    /// Its point.
-    pub point: PointKey,
-    /// Its stamp.
-    pub at: Wall,
-    /// Whose stamp that is.
-    pub stamped_by: StampedBy,
-    /// What it says.
-    pub sample: Sample,
-}
 
 /// What the shell is to do.
 #[derive(Debug)]

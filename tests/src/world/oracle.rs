@@ -153,11 +153,11 @@ impl Oracle {
         if let Deadband::Absolute(band) = point.deadband {
             if let Some(sent) = &self.sent[index] {
                 let whole = matches!(point.ty, PointType::Int | PointType::Uint64);
-                let numeric = !matches!(point.ty, PointType::Bool | PointType::Enum | PointType::String)
-                    && !(whole && band == 0.0);
+                let exact = matches!(point.ty, PointType::Bool | PointType::Enum | PointType::String);
+                let numeric = !(exact || whole && band == 0.0);
                 let changed = match (sent.real, real) {
                     (Some(a), Some(b)) if numeric && a.is_nan() && b.is_nan() => false,
-                    (Some(a), Some(b)) if numeric => !((a - b).abs() <= band),
+                    (Some(a), Some(b)) if numeric => (a - b).is_nan() || (a - b).abs() > band,
                     _ => sent.sample.value != sample.value,
                 };
                 let beat = point.heartbeat.is_some_and(|beat| u128::from(nanos - sent.at) >= beat.as_nanos());
@@ -243,9 +243,6 @@ impl Oracle {
             self.arrived += 1;
         }
         for loss in &delivery.batch.losses {
-            if std::env::var_os("TRIBUTARY_TRACE").is_some() {
-                println!("LOSS {loss:?}");
-            }
             assert!(loss.readings > 0 || loss.first_seq > 0, "an empty loss: {loss:?}");
             *self.by_reason.entry(loss.reason).or_default() += loss.readings;
             if loss.first_seq > 0 {

@@ -71,9 +71,9 @@ impl Plant {
                 plant.requests.push(Request { device, points, period_ms });
             }
         }
-        for n in 0..6 {
+        for (n, ty) in TYPES.into_iter().take(6).enumerate() {
             let point = plant.points.len();
-            let mut added = blank(3, point, TYPES[n]);
+            let mut added = blank(3, point, ty);
             if n == 1 {
                 added.deadband = Deadband::Absolute(1.0);
             }

@@ -31,11 +31,11 @@ impl Pipeline {
         self.close_windows(now);
         let accepts = self.spool.accepts();
         let mut fate = Fate::Settled;
-        for Arrival { point, at, stamped_by, sample } in arrivals {
-            self.make_room(now, stamped_by);
+        for arrival in arrivals {
+            self.make_room(now, arrival.stamped_by);
             let (intake, books) = self.books();
             let waits = receipt.is_some();
-            fate = fate.max(intake.handle_reading(now.mono, point, at, stamped_by, sample, waits, accepts, books));
+            fate = fate.max(intake.handle_reading(now.mono, arrival, waits, accepts, books));
         }
         let Some(receipt) = receipt else { return };
         match fate {
@@ -88,8 +88,7 @@ impl Pipeline {
             StoreReply::Read(dir, stored, result) => {
                 let publish = self.uplink.handle_read(
                     now.mono,
-                    dir,
-                    stored,
+                    (dir, stored),
                     result,
                     &mut self.spool,
                     &mut self.ledger,

@@ -22,8 +22,7 @@ impl Uplink {
     pub fn handle_read(
         &mut self,
         now: Mono,
-        dir: DirId,
-        stored: u64,
+        (dir, stored): (DirId, u64),
         result: Result<Option<Vec<u8>>, StoreError>,
         spool: &mut Spool,
         ledger: &mut Ledger,
