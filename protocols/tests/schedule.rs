@@ -265,12 +265,13 @@ fn a_healthy_bus_polls_without_drift() {
 }
 
 #[test]
-fn phases_are_spread_over_the_period() {
-    let units = [(1, (0..10).map(|index| request(index * 100, 1, 1_000)).collect())];
+fn units_are_spread_over_the_period() {
+    let units: Vec<_> = (1..=10).map(|unit| (unit, vec![request(0, 1, 1_000), request(200, 1, 1_000)])).collect();
     let mut plant = Plant::new("", &units, |_, _| Manner::Well);
     plant.run(Duration::from_secs(3));
-    for pair in plant.asked.windows(2) {
-        assert!(pair[1].0.since(pair[0].0) >= 99 * MS, "two questions stand together");
+    for pair in plant.asked.chunks_exact(2).collect::<Vec<_>>().windows(2) {
+        assert_eq!(pair[0][0].1, pair[0][1].1, "the questions to a unit stand together");
+        assert!(pair[1][0].0.since(pair[0][0].0) >= 99 * MS, "two units stand together");
     }
 }
 

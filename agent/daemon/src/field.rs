@@ -74,9 +74,11 @@ impl Field {
         let (message_sender, messages) = mpsc::channel(ARRIVALS);
         let mut field =
             Self { buses: Vec::new(), brokers: Vec::new(), waiting: BTreeMap::new(), next_receipt: 0, stop };
+        // One start for all, so that buses whose phases agree are woken together.
+        let start = clock.mono();
         for source in buses {
             let (tell, status) = watch::channel(BusStatus { name: source.spec.name.clone(), ..BusStatus::default() });
-            let bus = Bus::new(&source.spec, source.devices, clock.mono(), fastrand::u64(..));
+            let bus = Bus::new(&source.spec, source.devices, start, fastrand::u64(..));
             let (clock, polls, stopped) = (Arc::clone(&clock), poll_sender.clone(), stopped.clone());
             tokio::spawn(modbus::run(source.spec, bus, clock, polls, tell, stopped));
             field.buses.push(BusLine { keys: source.keys, status });

@@ -4,8 +4,10 @@
 //! to do ([`poll`](Bus::poll)) and until when it may sleep ([`next_deadline`](Bus::next_deadline)).
 //!
 //! 1. One question is out at a time. An answer is believed only if [`frame::check`] finds nothing wrong with it.
-//! 2. Due times are start + phase + k · period: they never drift. Phases spread the requests of a period over it (over
-//!    its first 10 s if it is longer, so that a new plant shows values soon). Of several due requests the one whose
+//! 2. Due times are start + phase + k · period: they never drift. Phases spread the units of a bus over the period (over
+//!    its first 10 s if it is longer, so that a new plant shows values soon), from one of its four quarters on; the
+//!    requests of one unit stand together. A phase for each request was turned down: twice the wakings for each poll,
+//!    which is most of what a poll costs. Of several due requests the one whose
 //!    due time + period (at most 1 s) is earliest goes first: fast points come first, slow ones do not starve.
 //! 3. Every due poll is traced, exactly once: by samples or the status of an exception, stamped by the answer; or by
 //!    COMM_FAIL, stamped by its due time, when no valid answer came, there is no connection, the unit is silent, or
@@ -210,7 +212,7 @@ impl Bus {
         };
         let mut chance = Chance::new(!seed);
         bus.transaction = u16::try_from(chance.next() & 0xFFFF).unwrap_or(0);
-        slot::spread(&mut bus.slots, now, chance.next() % 1_000);
+        slot::spread(&mut bus.slots, now, chance.next() >> 32);
         bus
     }
 

@@ -7,7 +7,7 @@ use crate::modbus::plan::Request;
 use crate::modbus::status::DeviceState;
 use crate::time::Mono;
 
-/// Longest time over which the requests of one period are spread.
+/// Longest time over which the units of one period are spread.
 const SPREAD_MAX: Duration = Duration::from_secs(10);
 
 /// A request on its schedule.
@@ -33,24 +33,27 @@ pub(crate) enum Last {
     Failed,
 }
 
-/// Phase k/n of the period for the k-th of n requests with that period, from a start that differs by bus: `base` is in
-/// thousandths of a period.
-pub(crate) fn spread(slots: &mut [Slot], now: Mono, base: u64) {
-    // Period, how many have it, how many of them have their phase.
-    let mut seen: Vec<(Duration, u64, u64)> = Vec::new();
+/// Phase k/n of the period for the requests of the k-th of n units with that period, from a start that differs by bus:
+/// the quarter of the period that `chance` picks. What one unit is asked stands together: its values are of one moment,
+/// and one waking serves them. So do buses that picked the same quarter.
+pub(crate) fn spread(slots: &mut [Slot], now: Mono, chance: u64) {
+    // Each period, and the units that have it.
+    let mut seen: Vec<(Duration, Vec<usize>)> = Vec::new();
     for slot in &*slots {
-        match seen.iter_mut().find(|(period, ..)| *period == slot.period) {
-            Some((_, count, _)) => *count += 1,
-            None => seen.push((slot.period, 1, 0)),
+        match seen.iter_mut().find(|(period, _)| *period == slot.period) {
+            Some((_, units)) if units.contains(&slot.unit) => {}
+            Some((_, units)) => units.push(slot.unit),
+            None => seen.push((slot.period, alloc::vec![slot.unit])),
         }
     }
     for slot in slots {
-        let Some((_, count, next)) = seen.iter_mut().find(|(period, ..)| *period == slot.period) else { continue };
-        let span = u64::try_from(slot.period.min(SPREAD_MAX).as_nanos()).unwrap_or(u64::MAX);
-        let shift = (span / 1_000).saturating_mul(base);
-        let phase = shift.saturating_add((span / *count).saturating_mul(*next)) % span.max(1);
-        *next += 1;
-        slot.due = now + Duration::from_nanos(phase);
+        let Some((_, units)) = seen.iter().find(|(period, _)| *period == slot.period) else { continue };
+        let place = units.iter().position(|unit| *unit == slot.unit).unwrap_or(0);
+        let span = slot.period.min(SPREAD_MAX);
+        let count = u32::try_from(units.len().max(1)).unwrap_or(u32::MAX);
+        let phase =
+            span / 4 * u32::try_from(chance % 4).unwrap_or(0) + span / count * u32::try_from(place).unwrap_or(0);
+        slot.due = now + if phase < span { phase } else { phase - span };
     }
 }
 
