@@ -1,8 +1,8 @@
 //! What the spool costs: memory, disk and bytes written, for records of one size at one rate with a backlog.
 //!
-//! `cargo run --release -p tributary --example spool_cost -- DIR [BYTES] [PER_SECOND] [SECONDS] [BACKLOG_DIRS]`
+//! `cargo run --release -p tributary --example spool_cost -- DIR [BYTES] [PER_SECOND] [SECONDS] [BACKLOG_DIRS] [DIR_KB]`
 //!
-//! Commits once a second, leaves a directory at 4 MB of payload, keeps so many directories and reads each record of the
+//! Commits once a second, leaves a directory at DIR_KB of payload, keeps so many directories and reads each record of the
 //! oldest before it is removed, as the uplink does. PER_SECOND 0 = as fast as it goes, 400 records a commit.
 
 use std::time::{Duration, Instant};
@@ -24,9 +24,10 @@ fn now() -> Instant {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let dir = args.next().ok_or("spool_cost DIR [BYTES] [PER_SECOND] [SECONDS] [BACKLOG_DIRS]")?;
+    let dir = args.next().ok_or("spool_cost DIR [BYTES] [PER_SECOND] [SECONDS] [BACKLOG_DIRS] [DIR_KB]")?;
     let mut number = |default: u64| args.next().map_or(Ok(default), |arg| arg.parse());
     let (bytes, rate, seconds, backlog) = (number(1_024)?, number(400)?, number(60)?, number(2)? as usize);
+    let dir_bytes = number(4_096)? << 10;
     let (per_commit, paced) = if rate == 0 { (400, false) } else { (rate, true) };
 
     let bare = figure("status", "VmRSS");
@@ -36,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut dirs, mut seq, mut payload, mut in_dir) = (Vec::<DirId>::new(), 0, 0, u64::MAX);
     let (start, mut slowest, mut highest) = (now(), Duration::ZERO, 0);
     for second in 0..seconds {
-        let fresh = in_dir >= 4 << 20;
+        let fresh = in_dir >= dir_bytes;
         if fresh {
             dirs.push(DirId { epoch: 1, first: seq + 1 });
             in_dir = 0;

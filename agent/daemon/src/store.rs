@@ -37,13 +37,15 @@ use disk::{Fault, at};
 pub const KEPT: usize = 8;
 /// Most refused records that are kept for the owner.
 pub const KEPT_REFUSED: usize = 1000;
+/// A database that nobody read during so many commits is closed: its pages take about 8 MB.
+const IDLE_COMMITS: u32 = 16;
 /// Backend and version of what is written here.
 const FORMAT: &str = "sled 1";
 
 /// Space that is not for records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// Bytes given up when nothing else helps against a full disk. Opening a database may take one sled segment of
+    /// Bytes given up when nothing else helps against a full disk, for reading, removing and state records first. Opening a database may take one sled segment of
     /// 512 KB each for two of them, and 1 MB for snapshots and the rest.
     pub ballast: u64,
     /// Most bytes of directories set aside, and again of refused records.
@@ -62,14 +64,14 @@ pub struct SledStore {
     reserve: Reserve,
     active: Option<Database>,
     reading: Option<Database>,
+    /// Commits since somebody last read from `reading`.
+    idle: u32,
     /// Bytes of each directory; only the active one's change.
     sizes: BTreeMap<DirId, u64>,
     /// Bytes and number of what is kept for the owner.
     kept: (u64, u64),
     free: u64,
     ballast: bool,
-    /// The last commit found the disk full.
-    was_full: bool,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -102,11 +104,11 @@ impl SledStore {
             reserve,
             active: None,
             reading: None,
+            idle: 0,
             sizes: BTreeMap::new(),
             kept: (0, 0),
             free: 0,
             ballast: disk::blocks(&root.join("ballast")) >= reserve.ballast.max(1),
-            was_full: false,
             _lock: lock,
         };
         this.with_room(|this| check_format(&this.root))?;
@@ -123,7 +125,7 @@ impl SledStore {
         if let Ok(free) = disk::free(&self.root) {
             self.free = free;
         }
-        if !self.ballast && self.reserve.ballast > 0 && self.free > 4 * self.reserve.ballast {
+        if !self.ballast && self.reserve.ballast > 0 && self.free > 2 * self.reserve.ballast {
             match disk::make_ballast(&self.root, self.reserve.ballast) {
                 Ok(()) => self.ballast = true,
                 Err(fault) => {
@@ -190,6 +192,22 @@ impl SledStore {
         freed
     }
 
+    /// Whether this commit may not use the ballast. On a full disk it has to last for what empties the spool: reading,
+    /// removing, and state records that say what is settled. Records come after them, unless there is but one directory
+    /// left and so nothing else to remove.
+    fn reserved(&self, commit: &Commit) -> bool {
+        !commit.records.is_empty() && self.sizes.keys().any(|id| *id != commit.dir)
+    }
+
+    /// Without the ballast its space is kept free instead, until there is enough to set it aside again.
+    fn keep_free(&mut self) -> Result<(), Fault> {
+        self.usage();
+        if self.ballast || self.reserve.ballast == 0 || self.free > self.reserve.ballast {
+            return Ok(());
+        }
+        Err(Fault::Full(format!("{} bytes are free, {} of them must stay so", self.free, self.reserve.ballast)))
+    }
+
     /// Tries again on a full disk as long as something can be given up.
     fn with_room<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         loop {
@@ -236,6 +254,9 @@ impl SledStore {
                 Err(fault) => return Err(fault),
             }
         }
+        if !active {
+            self.idle = 0;
+        }
         let slot = if active { &self.active } else { &self.reading };
         slot.as_ref().ok_or_else(|| Fault::Unavailable("the directory is not open".into()))
     }
@@ -248,6 +269,7 @@ impl SledStore {
         if let Some(left) = self.active.take() {
             left.end();
             self.measure(left.id());
+            self.idle = 0;
             if self.reading.is_none() { self.reading = Some(left) } else { close(Some(left)) }
         }
         let mut db = match self.reading.take_if(|db| db.id() == id) {
@@ -324,7 +346,7 @@ impl SledStore {
 
 struct Survey {
     last: u64,
-    state: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    state: Option<database::State>,
 }
 
 impl Store for SledStore {
@@ -353,8 +375,8 @@ impl Store for SledStore {
             let last = match self.survey(id, found.state.is_none()) {
                 Ok(None) => continue,
                 Ok(Some(survey)) => {
-                    if let Some((state, catalog)) = survey.state {
-                        (found.state, found.catalog) = (Some(state), catalog);
+                    if let Some(newest) = survey.state {
+                        (found.state, found.catalog) = (Some(newest.state), newest.catalog);
                     }
                     survey.last.min(below.unwrap_or(u64::MAX))
                 }
@@ -382,13 +404,17 @@ impl Store for SledStore {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Usage, StoreError> {
-        let mut done = self.try_commit(commit);
-        // The oldest directory goes before the ballast: that is the pipeline's to say, between two commits.
-        while matches!(done, Err(Fault::Full(_))) && (self.drop_set_aside() || self.was_full && self.drop_ballast()) {
+        let reserved = self.reserved(commit);
+        let room = if reserved && !self.ballast { self.keep_free() } else { Ok(()) };
+        let mut done = room.and_then(|()| self.try_commit(commit));
+        while matches!(done, Err(Fault::Full(_))) && (self.drop_set_aside() || !reserved && self.drop_ballast()) {
             done = self.try_commit(commit);
         }
-        self.was_full = matches!(done, Err(Fault::Full(_)));
         done?;
+        self.idle = self.idle.saturating_add(1);
+        if self.idle >= IDLE_COMMITS {
+            close(self.reading.take());
+        }
         Ok(self.usage())
     }
 
@@ -415,7 +441,6 @@ impl Store for SledStore {
         self.close(dir);
         self.with_room(|this| disk::remove(&this.root, dir))?;
         self.sizes.remove(&dir);
-        self.was_full = false;
         Ok(self.usage())
     }
 

@@ -59,6 +59,12 @@ struct Stamp {
     last: u64,
 }
 
+/// A state record, and the catalogue it names if that is whole.
+pub(super) struct State {
+    pub(super) state: Vec<u8>,
+    pub(super) catalog: Option<Vec<u8>>,
+}
+
 /// The last commit that ended, as noted beside the database.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -286,13 +292,14 @@ impl Database {
     }
 
     /// The state record in force, and the catalogue it names, if whole.
-    pub(super) fn state(&self) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, Fault> {
+    pub(super) fn state(&self) -> Result<Option<State>, Fault> {
         let Some((stamp, state)) = self.newest_state()? else { return Ok(None) };
         let catalog = match self.get(Kind::Catalog, stamp.catalog % 2) {
             Err(Fault::Broken(_)) => None,
             catalog => catalog?,
         };
-        Ok(Some((state, catalog.filter(|(tag, _)| *tag == stamp.catalog).map(|(_, bytes)| bytes))))
+        let catalog = catalog.filter(|(tag, _)| *tag == stamp.catalog).map(|(_, bytes)| bytes);
+        Ok(Some(State { state, catalog }))
     }
 
     fn newest_state(&self) -> Result<Option<(Stamp, Vec<u8>)>, Fault> {
