@@ -381,8 +381,10 @@ impl World {
     fn check_reasons(&self) {
         let f = self.faults;
         let (disk, identity) = (f.disk || f.quota, f.crash || f.rollback);
-        let may =
-            [false, disk, f.damage || disk && identity, f.disk, identity || f.disk && f.stop, false, disk, f.refuse];
+        // Worlds with damage have the small quota too.
+        let full = disk || f.damage;
+        let down = identity || f.disk && f.stop;
+        let may = [false, full, f.damage || disk && identity, f.disk, down, false, disk, f.refuse];
         for (reason, (named, may)) in self.oracle.named_by_reason().into_iter().zip(may).enumerate() {
             assert!(may || named == 0, "{named} readings are lost for reason {reason}, which nothing here explains");
         }
