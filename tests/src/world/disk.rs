@@ -164,16 +164,17 @@ impl Disk {
         }
     }
 
-    /// Damages some records of the spool for good. Never of the newest directory.
+    /// Damages some records of the spool for good, of any directory; most are among the newest, which wait to be sent.
     pub(super) fn damage(&mut self, rng: &mut Rng) {
         let dirs = self.store.recover().expect("memory").dirs;
-        if dirs.len() < 2 {
+        if dirs.is_empty() {
             return;
         }
-        let (dir, last) = dirs[rng.usize(..dirs.len() - 1)];
-        for _ in 0..rng.u32(1..4) {
-            if last >= dir.first {
-                self.damaged.insert((dir, rng.u64(dir.first..=last)));
+        let (dir, last) = dirs[rng.usize(..dirs.len()).max(rng.usize(..dirs.len()))];
+        let first = if rng.bool() { dir.first } else { dir.first.max(last.saturating_sub(20)) };
+        for _ in 0..rng.u32(1..6) {
+            if last >= first {
+                self.damaged.insert((dir, rng.u64(first..=last)));
             }
         }
     }
