@@ -266,7 +266,7 @@ impl Batcher {
         let lot = self.lot_ref(stamped_by);
         lot.cells * self.bytes_per_cell >= self.config.max_bytes
             || lot.texts.bytes >= MAX_TEXTS
-            || lot.events.len() == crate::limits::EVENT_READINGS
+            || lot.events.len() >= crate::limits::EVENT_READINGS_LARGE
             || (stamped_by == StampedBy::Agent && self.full)
     }
 

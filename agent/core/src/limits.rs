@@ -11,6 +11,9 @@ pub const RING_CELLS: usize = 4_096;
 pub const RING_ROWS: usize = 256;
 /// Most readings of points on their own clock in the open batch: 4,096 × 24 B = 96 KB.
 pub const EVENT_READINGS: usize = 4_096;
+/// So many of them seal the batch: what is left has room for the largest poll, 2,000 bits, so that none is pushed out
+/// while the spool has room.
+pub const EVENT_READINGS_LARGE: usize = EVENT_READINGS - 2_000;
 /// Sealed batches that may wait for a commit: four commits' worth, 256 KB.
 pub const MAX_PENDING: usize = 256 * 1024;
 /// Bytes of texts in the open batch before it is sealed, and the longest text that travels at all: 24 KB.
