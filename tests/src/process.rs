@@ -187,8 +187,11 @@ pub fn binary(name: &str) -> PathBuf {
 /// Builds the binaries as they are now, so that no test ever runs an old one; gives their folder.
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Benchmarks measure what is shipped.
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let output = Command::new(cargo)
         .args(["build", "--bins", "-p", "tributary", "-p", "tributary-receiver", "--message-format", "json"])
+        .args(["--profile", profile])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .output()
         .expect("cargo can be started");
