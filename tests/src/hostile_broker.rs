@@ -5,6 +5,8 @@
 //! connections die. Links that are cut by time or bytes are [`Proxy`](crate::proxy::Proxy)'s part. Retransmission and
 //! sessions it has none, like a broker that has just lost its disk.
 
+mod reader;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,13 +18,14 @@ use rumqttc::mqttbytes::v4::{
     ConnAck, Connect, ConnectReturnCode, Packet, PubAck, PubRec, Publish, SubAck, SubscribeReasonCode, UnsubAck,
 };
 use rumqttc::mqttbytes::{Error, QoS, matches};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 use crate::process::pause;
+use reader::Reader;
 
 /// Largest packet it takes: 2 MB, twice the agent's own default.
 const LARGEST: usize = 2 << 20;
@@ -464,34 +467,6 @@ async fn serve(
                 return false;
             }
         }
-    }
-}
-
-/// The way in.
-struct Reader {
-    stream: OwnedReadHalf,
-    buffer: BytesMut,
-}
-
-impl Reader {
-    async fn packet(&mut self) -> Result<Packet, Error> {
-        loop {
-            match Packet::read(&mut self.buffer, LARGEST) {
-                Err(Error::InsufficientBytes(_)) => {}
-                done => return done,
-            }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(Error::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-
-    /// Reads and ignores until the peer gives up.
-    async fn drain(&mut self) -> bool {
-        while self.stream.read_buf(&mut self.buffer).await.is_ok_and(|read| read > 0) {
-            self.buffer.clear();
-        }
-        false
     }
 }
 

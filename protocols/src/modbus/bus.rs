@@ -24,7 +24,9 @@
 //!
 //! Choosing looks at every request of the bus, some ns each: some thousands of requests a bus are fine.
 
-use alloc::string::{String, ToString};
+mod report;
+
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -35,7 +37,7 @@ use crate::modbus::frame::{self, Answer, Doubt};
 use crate::modbus::patience::{PATIENCE, Silence};
 use crate::modbus::plan::Request;
 use crate::modbus::slot::{self, Last, Slot};
-use crate::modbus::status::{BusStatus, DeviceState, DeviceStatus, Load, Trouble};
+use crate::modbus::status::{Load, Trouble};
 use crate::reading::{Outcome, Status};
 use crate::time::Mono;
 
@@ -475,37 +477,5 @@ impl Bus {
         let alone = self.units.len() == 1;
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.silence.failed(now, unit.timeout, self.probe_max, (!alone).then_some(silent));
-    }
-
-    /// What there is to tell.
-    #[must_use]
-    pub fn status(&self, now: Mono) -> BusStatus {
-        let show = |trouble: &Trouble| match (trouble, &self.connection_error) {
-            (Trouble::NoConnection | Trouble::Closed, Some(error)) => alloc::format!("{trouble}: {error}"),
-            _ => trouble.to_string(),
-        };
-        let devices = self.units.iter().enumerate().map(|(index, unit)| {
-            let lasts = self.slots.iter().filter(|slot| slot.unit == index).map(|slot| slot.last);
-            let state = if unit.silence.is_silent() { DeviceState::Silent } else { slot::state(lasts) };
-            DeviceStatus {
-                name: unit.name.clone(),
-                state,
-                polls_due: unit.due,
-                polls_ok: unit.ok,
-                last_error: unit.last_error.as_ref().map(show),
-            }
-        });
-        BusStatus {
-            name: self.name.clone(),
-            connected: self.link == Link::Up,
-            requests: self.requests,
-            timeouts: self.timeouts,
-            errors: self.errors,
-            missed: self.missed,
-            busy: self.load.busy(),
-            utilisation: self.load.utilisation(now),
-            last_error: self.last_error.as_ref().map(show),
-            devices: devices.collect(),
-        }
     }
 }
