@@ -489,6 +489,8 @@ async fn write(mut stream: OwnedWriteHalf, mut orders: UnboundedReceiver<Out>) -
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     /// A client that connects and publishes one message at QoS 1; gives what the broker said.
