@@ -77,7 +77,6 @@ impl Cli {
         match self.command {
             Command::Run(file) => match load_or_tell(&file, Occasion::Run) {
                 Some(config) => {
-                    give_memory_back();
                     log_to_stderr(&config.agent.log);
                     crate::run::run(config)
                 }
@@ -90,25 +89,6 @@ impl Cli {
             },
         }
     }
-}
-
-/// Makes glibc give freed blocks back to the system: by default it keeps what sled's buffers leave behind, some 20 MB.
-///
-/// The thresholds are read when a process begins, so it begins once more, with the same arguments and process id. Where
-/// the C library is another one, or exec is refused, nothing is lost but memory.
-fn give_memory_back() {
-    use std::os::unix::process::CommandExt;
-    const THRESHOLDS: [&str; 2] = ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"];
-    if !cfg!(target_env = "gnu") || THRESHOLDS.iter().any(|name| std::env::var_os(name).is_some()) {
-        return;
-    }
-    let mut arguments = std::env::args_os();
-    let mut again = std::process::Command::new("/proc/self/exe");
-    if let Some(name) = arguments.next() {
-        again.arg0(name);
-    }
-    let error = again.args(arguments).envs(THRESHOLDS.map(|name| (name, "65536"))).exec();
-    tracing::debug!(%error, "the allocator keeps its defaults");
 }
 
 /// The configuration, or its faults on stderr. Warnings are for `check`, and for the log of `run`.
