@@ -11,7 +11,7 @@
 //! (`VmHWM`), from the start on. Broker, devices and receiver are not counted.
 //!
 //! `cargo bench -p tributary-tests --bench line` prints the figures of 30 s a plant. With `-- check` it takes 20 s, and
-//! fails on what a change of the code alone can break, ratios, counts, memory, if it is so twice.
+//! fails on what a change of the code alone can break, ratios, counts, memory, if it is so three times.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -63,13 +63,16 @@ fn main() -> ExitCode {
     // A multiple of the window, so that as many close as belong to the readings.
     let time = Duration::from_secs(if check { 20 } else { 30 });
     let measured = runtime.map_err(Fault::from).and_then(|runtime| {
-        let broken = runtime.block_on(measure(time, check))?;
-        if broken.is_empty() || !check {
-            return Ok(broken);
+        let mut broken = runtime.block_on(measure(time, check))?;
+        for _ in 0..2 {
+            if broken.is_empty() || !check {
+                break;
+            }
+            // Neighbours on the machine only add to a figure: a bar that is really missed is missed every time.
+            println!("measured once more, for: {}", broken.join("; "));
+            broken = runtime.block_on(measure(time, check))?;
         }
-        // Neighbours on the machine only add to a figure: a bar that is really missed is missed twice.
-        println!("measured once more, for: {}", broken.join("; "));
-        runtime.block_on(measure(time, check))
+        Ok(broken)
     });
     match measured {
         Ok(broken) if broken.is_empty() || !check => ExitCode::SUCCESS,
