@@ -1,12 +1,19 @@
 //! The parts as processes: what each is, and how it is started, killed and asked to stop.
 //!
-//! A part is ended by its own process id only, and at the latest when its handle is dropped.
+//! A part ends when its handle is dropped, by its own process id; and, through a pipe that it reads, when the demo itself
+//! is gone, however that came. It has a process group of its own, so that Ctrl-C reaches the demo alone.
 
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Lines of a part's log that are shown when something went wrong.
+const LAST_LINES: usize = 12;
 
 /// A port of loopback that nobody holds now.
 ///
@@ -16,27 +23,25 @@ pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// A running part.
+/// A part.
 pub(crate) struct Process {
-    child: Child,
+    name: &'static str,
     arguments: Vec<String>,
     log: PathBuf,
+    child: Child,
+    /// It was killed, or asked to stop.
+    unwanted: bool,
 }
 
 impl Process {
-    /// Runs this very binary as another part; what it logs goes to `log`.
+    /// Runs this very binary as another part; what it logs goes to `NAME.log` in `folder`.
     ///
     /// # Errors
     /// It cannot be started.
-    pub(crate) fn start(arguments: Vec<String>, log: PathBuf) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(std::env::current_exe()?)
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()?;
-        Ok(Self { child, arguments, log })
+    pub(crate) fn start(name: &'static str, arguments: Vec<String>, folder: &Path) -> io::Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let child = spawn(&arguments, &log)?;
+        Ok(Self { name, arguments, log, child, unwanted: false })
     }
 
     /// SIGKILL: no warning, no last word.
@@ -44,6 +49,7 @@ impl Process {
     /// # Errors
     /// Those of the system.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.unwanted = true;
         self.child.kill()?;
         self.child.wait().map(drop)
     }
@@ -53,36 +59,80 @@ impl Process {
     /// # Errors
     /// It cannot be started.
     pub(crate) fn restart(&mut self) -> io::Result<()> {
-        *self = Self::start(self.arguments.clone(), self.log.clone())?;
+        self.child = spawn(&self.arguments, &self.log)?;
+        self.unwanted = false;
         Ok(())
     }
 
     /// SIGTERM: a clean stop.
     ///
     /// # Errors
-    /// No such command, or no such process.
-    pub(crate) fn ask_to_stop(&self) -> io::Result<()> {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other("the process could not be asked to stop")) }
+    /// It is gone.
+    pub(crate) fn ask_to_stop(&mut self) -> io::Result<()> {
+        self.unwanted = true;
+        Ok(kill_process(Pid::from_child(&self.child), Signal::TERM)?)
     }
 
-    /// Whether it has ended, and how.
+    /// How it ended, if it has.
     ///
     /// # Errors
     /// Those of the system.
-    pub(crate) fn ended(&mut self) -> io::Result<Option<i32>> {
-        Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// That it runs, unless it is not wanted.
+    ///
+    /// # Errors
+    /// It has ended unasked.
+    pub(crate) fn look(&mut self) -> anyhow::Result<()> {
+        match self.ended()? {
+            Some(status) if !self.unwanted => anyhow::bail!("the {} has ended unasked: {status}", self.name),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // An error says that it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The broker: rumqttd with one listener on loopback, messages up to 8 MB.
+/// The end of each part's log, for a person who has to find out what went wrong.
+pub(crate) fn last_words(folder: &Path) -> String {
+    let mut words = String::new();
+    for name in ["broker", "cell", "receiver", "agent"] {
+        let text = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default();
+        words.extend(last.iter().map(|line| format!("{name}: {line}\n")));
+    }
+    words
+}
+
+fn spawn(arguments: &[String], log: &Path) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(log)?;
+    Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+}
+
+/// Ends this process when the other end of its standard input is closed.
+pub(crate) fn end_with_the_parent() {
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(1);
+    });
+}
+
+/// The broker: rumqttd with one listener on loopback, messages up to 8 MB. It keeps everything in memory.
 pub(crate) fn broker(port: u16) -> ExitCode {
     let config = format!(
         r#"
@@ -117,33 +167,28 @@ pub(crate) fn broker(port: u16) -> ExitCode {
 /// The agent, as its own command runs it.
 pub(crate) fn agent(config: &Path) -> ExitCode {
     use clap::Parser;
-    let path = config.display().to_string();
-    tributary::cli::Cli::parse_from(["tributary", "run", "-c", &path]).run()
+    let words = ["tributary".as_ref(), "run".as_ref(), "-c".as_ref(), config.as_os_str()];
+    tributary::cli::Cli::parse_from(words).run()
 }
 
 /// The receiver on SQLite, until it is told to stop.
 pub(crate) fn receiver(port: u16, database: &Path) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed("receiver", &error),
-    };
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .init();
     let (broker, store) = (format!("mqtt://127.0.0.1:{port}"), format!("sqlite:{}", database.display()));
     let config = match tributary_receiver::Config::load(&broker, &store, None) {
         Ok(config) => config,
         Err(error) => return failed("receiver", &error),
     };
-    let outcome = runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = match signal(SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(error) => return Err(error.to_string()),
-        };
-        let stop = async move {
-            terminate.recv().await;
-        };
-        tributary_receiver::run(config, stop).await.map_err(|error| error.to_string())
-    });
-    match outcome {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed("receiver", &error),
+    };
+    // The demo ends it by a kill: that is what it must bear.
+    match runtime.block_on(tributary_receiver::run(config, std::future::pending())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed("receiver", &error),
     }

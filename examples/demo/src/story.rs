@@ -2,198 +2,287 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
 use tributary::status::{Status, ask};
 
-use crate::parts::{Process, free_port};
-use crate::plant::{Sensor, Slave, sensor};
-use crate::proof::{self, Proof};
+use crate::gateway::configuration;
+use crate::machines::{FURNACE, METER, PRESS};
+use crate::narrator::Narrator;
+use crate::parts::{self, Process, free_port};
+use crate::plant::{Slave, now_ms};
+use crate::proof::{self, Marks, Proof};
+use crate::sensors::Sensor;
 use crate::view::View;
 
 /// How long parts may take to come up, to drain and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at everything.
 const TICK: Duration = Duration::from_millis(400);
+/// Batches that wait while all is well: the newest, and one whose Ack is on its way.
+const AT_REST: u64 = 2;
+/// What a shell gives for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// What happens, and when: a share of the whole time.
+const COURSE: [(f64, Turn); 6] = [
+    (0.10, Turn::SlaveFallsSilent),
+    (0.24, Turn::SlaveSpeaks),
+    (0.30, Turn::BrokerDies),
+    (0.48, Turn::BrokerReturns),
+    (0.66, Turn::AgentDies),
+    (0.72, Turn::AgentReturns),
+];
+
+#[derive(Clone, Copy)]
+enum Turn {
+    SlaveFallsSilent,
+    SlaveSpeaks,
+    BrokerDies,
+    BrokerReturns,
+    AgentDies,
+    AgentReturns,
+}
 
 /// Runs it all. The exit code says whether law and database agree.
 pub(crate) fn tell(seconds: u64, json: bool, keep: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("tributary-demo: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error.into()),
     };
     let told = runtime.block_on(async {
+        let interrupted = interruption()?;
         tokio::select! {
-            told = course(seconds, json, keep) => told,
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            told = play(seconds, json, keep) => told.map(Some),
+            () = interrupted => Ok(None),
         }
     });
     match told {
-        Ok(proof) => {
-            if json {
-                println!("{}", serde_json::to_string(&proof).unwrap_or_default());
-            } else {
-                println!("{}", words(&proof));
-            }
+        Ok(Some(proof)) => {
+            println!("{}", if json { serde_json::to_string(&proof).unwrap_or_default() } else { proof.words() });
             for disagreement in &proof.disagreements {
                 eprintln!("tributary-demo: {disagreement}");
             }
             if proof.disagreements.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(error) => {
-            eprintln!("tributary-demo: {error:#}");
-            ExitCode::FAILURE
+        Ok(None) => {
+            eprintln!("tributary-demo: interrupted; every part of it is ended");
+            ExitCode::from(INTERRUPTED)
         }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("tributary-demo: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Resolves when somebody wants the demo to end.
+fn interruption() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut signals = Vec::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        signals.push(signal(kind)?);
+    }
+    Ok(std::future::poll_fn(move |context| {
+        let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    }))
+}
+
+/// Says where the working directory is, last of all.
+struct Kept(PathBuf);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        eprintln!("tributary-demo: kept {}", self.0.display());
+    }
+}
+
+/// Everything from an empty directory to the proof. Given up half-way, it leaves nothing running and nothing on disk.
+async fn play(seconds: u64, json: bool, keep: bool) -> anyhow::Result<Proof> {
+    let mut builder = tempfile::Builder::new();
+    let folder = builder.prefix("tributary-demo-").disable_cleanup(keep).tempdir().context("no temporary directory")?;
+    let _kept = keep.then(|| Kept(folder.path().to_path_buf()));
+    let mut view = View::new(&folder.path().join("centre.sqlite"), seconds, json);
+    let told = async {
+        let mut stage = Stage::set(folder.path()).await?;
+        stage.perform(&mut view, seconds).await
+    }
+    .await;
+    drop(view);
+    if !told.as_ref().is_ok_and(|proof| proof.disagreements.is_empty()) {
+        eprint!("{}", parts::last_words(folder.path()));
+    }
+    told
 }
 
 /// The places of one run.
 struct Stage {
-    folder: PathBuf,
     database: PathBuf,
     socket: PathBuf,
-    slaves: Vec<Slave>,
+    slaves: Vec<Arc<Slave>>,
     sensors: Vec<Sensor>,
     broker: Process,
     agent: Process,
     receiver: Process,
-    /// The cell's own broker, which nobody kills: what it acknowledged it has to keep.
-    _cell: Process,
+    /// The cell's own broker, which nobody kills: rumqttd forgets everything, and what a broker acknowledged to a sensor
+    /// and then forgot no agent could have saved.
+    cell: Process,
+    narrator: Narrator,
+    marks: Marks,
     began: Instant,
-}
-
-async fn course(seconds: u64, json: bool, keep: bool) -> anyhow::Result<Proof> {
-    let folder = tempfile::Builder::new().prefix("tributary-demo-").tempdir().context("no temporary directory")?;
-    let place = folder.path().to_path_buf();
-    if keep {
-        eprintln!("working directory: {}", folder.keep().display());
-    }
-    let mut view = View::new(json);
-    let mut stage = Stage::set(&place).await?;
-    view.say(0, "plant, broker, receiver and agent run");
-    let at = |share: f64| (seconds as f64 * share) as u64;
-    stage.watch(&mut view, at(0.30), seconds).await?;
-    stage.broker.kill().context("the broker")?;
-    view.say(stage.second(), "broker killed (SIGKILL): batches wait on disk");
-    stage.watch(&mut view, at(0.48), seconds).await?;
-    stage.broker.restart().context("the broker")?;
-    view.say(stage.second(), "broker is back: new batches first, the backlog beside them");
-    stage.watch(&mut view, at(0.68), seconds).await?;
-    stage.agent.kill().context("the agent")?;
-    view.say(stage.second(), "agent killed (SIGKILL): what was only in memory will be named");
-    stage.watch(&mut view, at(0.74), seconds).await?;
-    stage.agent.restart().context("the agent")?;
-    view.say(stage.second(), "agent is back");
-    stage.watch(&mut view, seconds, seconds).await?;
-    view.say(stage.second(), "stopping: everything is sent, then counted");
-    stage.stop(&mut view, seconds).await?;
-    let proof = proof::read(&stage.database, &stage.slaves, &stage.sensors).context("the receiver's database")?;
-    drop(stage);
-    Ok(proof)
 }
 
 impl Stage {
     #[expect(clippy::disallowed_methods, reason = "the demo is the world outside: it has a clock of its own")]
     async fn set(folder: &Path) -> anyhow::Result<Self> {
-        let slaves = vec![Slave::new("press", 100, 1), Slave::new("furnace", 200, 2)];
-        let mut ports = Vec::new();
-        for slave in &slaves {
-            ports.push(slave.serve().await.context("a simulated slave")?);
+        let (mut slaves, mut machines) = (Vec::new(), Vec::new());
+        for (machine, seed) in [&PRESS, &FURNACE, &METER].into_iter().zip(1..) {
+            let (slave, port) = Slave::serve(machine, seed).await.context("a simulated slave")?;
+            slaves.push(slave);
+            machines.push((machine, port));
         }
         let (port, cell_port) = (free_port()?, free_port()?);
-        let log = |part: &str| folder.join(format!("{part}.log"));
-        let database = folder.join("centre.sqlite");
-        let start = |name: &str, arguments: Vec<String>| {
-            Process::start(arguments, log(name)).with_context(|| format!("the {name}"))
+        let (database, config) = (folder.join("centre.sqlite"), folder.join("agent.toml"));
+        std::fs::write(&config, configuration(folder, port, cell_port, &machines))?;
+        let start = |name, arguments: &[&str]| {
+            let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+            Process::start(name, arguments, folder).with_context(|| format!("the {name}"))
         };
-        let broker = start("broker", vec!["broker".into(), port.to_string()])?;
-        let cell = start("cell", vec!["broker".into(), cell_port.to_string()])?;
+        let broker = start("broker", &["broker", &port.to_string()])?;
+        let cell = start("cell", &["broker", &cell_port.to_string()])?;
         eventually("the brokers", || {
             [port, cell_port].iter().all(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok())
         })
         .await?;
-        let place = database.display().to_string();
-        let receiver = start("receiver", vec!["receiver".into(), port.to_string(), place])?;
-        let config = folder.join("agent.toml");
-        std::fs::write(&config, configuration(folder, port, cell_port, &slaves, &ports))?;
-        let agent = start("agent", vec!["agent".into(), config.display().to_string()])?;
+        let receiver = start("receiver", &["receiver", &port.to_string(), &database.display().to_string()])?;
+        let agent = start("agent", &["agent", &config.display().to_string()])?;
         let socket = folder.join("status.sock");
         eventually("the agent", || ask(&socket).is_ok_and(|status| status.buses.iter().all(|bus| bus.connected)))
             .await?;
-        let sensors = ["north", "south"]
-            .into_iter()
-            .zip(3..)
-            .map(|(name, seed)| sensor(name, cell_port, Duration::from_millis(250), seed))
-            .collect();
-        let folder = folder.to_path_buf();
-        Ok(Self {
-            folder,
-            database,
-            socket,
-            slaves,
-            sensors,
-            broker,
-            agent,
-            receiver,
-            _cell: cell,
-            began: Instant::now(),
+        let sensors = ["north", "south", "west"].into_iter().zip(11..);
+        let sensors = sensors.map(|(name, seed)| Sensor::start(name, cell_port, seed)).collect();
+        let (narrator, marks, began) = (Narrator::default(), Marks::default(), Instant::now());
+        Ok(Self { database, socket, slaves, sensors, broker, agent, receiver, cell, narrator, marks, began })
+    }
+
+    async fn perform(&mut self, view: &mut View, seconds: u64) -> anyhow::Result<Proof> {
+        view.say(0, "3 Modbus slaves, 3 MQTT sensors, broker, receiver and agent run");
+        for (share, turn) in COURSE {
+            self.watch(view, Duration::from_secs(seconds).mul_f64(share)).await?;
+            view.say(self.second(), self.turn(turn)?);
+        }
+        self.watch(view, Duration::from_secs(seconds)).await?;
+        view.say(self.second(), "the sensors stop; the agent sends what it has, then gets a SIGTERM");
+        self.stop(view).await?;
+        proof::read(&self.database, &self.slaves, &self.sensors, self.marks).context("the receiver's database")
+    }
+
+    /// Does it, and says what was done.
+    fn turn(&mut self, turn: Turn) -> anyhow::Result<&'static str> {
+        Ok(match turn {
+            Turn::SlaveFallsSilent => {
+                self.meter(true);
+                "the meter falls silent: it takes requests and answers none"
+            }
+            Turn::SlaveSpeaks => {
+                self.meter(false);
+                "the meter would answer again; the agent tries it now and then"
+            }
+            Turn::BrokerDies => {
+                self.broker.kill().context("the broker")?;
+                "the broker is killed (SIGKILL)"
+            }
+            Turn::BrokerReturns => {
+                self.broker.restart().context("the broker")?;
+                "the broker is back, empty: new batches go first, the backlog beside"
+            }
+            Turn::AgentDies => {
+                self.agent.kill().context("the agent")?;
+                self.marks.killed = now_ms();
+                self.narrator.forget();
+                "the agent is killed (SIGKILL): its last commit is a second old at most"
+            }
+            Turn::AgentReturns => {
+                self.marks.restarted = now_ms();
+                self.agent.restart().context("the agent")?;
+                "the agent is back: it has to name what was in memory, and unmade polls"
+            }
         })
+    }
+
+    fn meter(&self, silent: bool) {
+        for slave in self.slaves.iter().filter(|slave| slave.machine.name == METER.name) {
+            slave.be_silent(silent);
+        }
     }
 
     fn second(&self) -> u64 {
         self.began.elapsed().as_secs()
     }
 
-    /// Shows how things are until that second, and sees to it that no part ends unasked.
-    async fn watch(&mut self, view: &mut View, until: u64, of: u64) -> anyhow::Result<()> {
-        while self.second() < until {
-            let status = self.status().await;
-            view.draw(self.second(), of, status.as_ref(), &self.database);
-            pause().await;
-        }
-        if let Some(code) = self.receiver.ended()? {
-            bail!("the receiver ended with {code}; see {}", self.folder.join("receiver.log").display());
+    /// Shows how things are until then, and sees to it that no part ends unasked.
+    async fn watch(&mut self, view: &mut View, until: Duration) -> anyhow::Result<()> {
+        while let Some(left) = until.checked_sub(self.began.elapsed()) {
+            self.look(view).await?;
+            pause(left.min(TICK)).await;
         }
         Ok(())
     }
 
-    async fn status(&self) -> Option<Status> {
+    async fn look(&mut self, view: &mut View) -> anyhow::Result<Option<Status>> {
+        for part in [&mut self.broker, &mut self.cell, &mut self.receiver, &mut self.agent] {
+            part.look()?;
+        }
+        if let Some(sensor) = self.sensors.iter().find(|sensor| sensor.failed()) {
+            bail!("the sensor {} has lost the cell's broker", sensor.name);
+        }
         let socket = self.socket.clone();
-        tokio::task::spawn_blocking(move || ask(&socket).ok()).await.ok()?
+        let status = tokio::task::spawn_blocking(move || ask(&socket).ok()).await?;
+        if let Some(status) = &status {
+            for line in self.narrator.compare(status) {
+                view.say(self.second(), &line);
+            }
+        }
+        view.draw(self.second(), status.as_ref());
+        Ok(status)
     }
 
-    /// A clean stop of the agent, once the spool is empty, and the receiver's last word of it.
-    async fn stop(&mut self, view: &mut View, of: u64) -> anyhow::Result<()> {
+    /// A clean stop of the agent, once everything has come through, and the receiver's last word of it.
+    async fn stop(&mut self, view: &mut View) -> anyhow::Result<()> {
         for sensor in &self.sensors {
             sensor.stop();
         }
-        pause().await;
-        let began = self.second();
-        while self.second() < began + PATIENCE.as_secs() {
-            let status = self.status().await;
-            view.draw(self.second(), of, status.as_ref(), &self.database);
-            if status.is_some_and(|status| status.spool.records <= 1 && status.uplink.healthy) {
+        pause(TICK).await;
+        let until = self.began.elapsed() + PATIENCE;
+        while self.began.elapsed() < until {
+            let status = self.look(view).await?;
+            let at_rest = status.is_some_and(|status| status.uplink.healthy && status.spool.records <= AT_REST);
+            if at_rest && proof::has_every_message(&self.database, &self.sensors) {
                 break;
             }
-            pause().await;
+            pause(TICK).await;
         }
-        self.agent.ask_to_stop()?;
+        self.marks.stopped = now_ms();
+        self.agent.ask_to_stop().context("the agent")?;
         let agent = &mut self.agent;
-        eventually("the agent to stop", || matches!(agent.ended(), Ok(Some(_)) | Err(_))).await?;
-        if let Some(code) = self.agent.ended()?.filter(|code| *code != 0) {
-            bail!("the agent ended with {code}; see {}", self.folder.join("agent.log").display());
+        eventually("the agent's end", || !matches!(agent.ended(), Ok(None))).await?;
+        if let Some(status) = self.agent.ended()?.filter(|status| !status.success()) {
+            bail!("the agent did not stop cleanly: {status}");
         }
-        let database = self.database.clone();
         eventually("the agent's last status at the receiver", || {
-            let state = proof::open(&database).and_then(|connection| {
+            let state = proof::open(&self.database).and_then(|connection| {
                 connection.query_row("SELECT state FROM agent", [], |row| row.get::<_, String>(0))
             });
             state.is_ok_and(|state| state == "offline")
         })
-        .await
+        .await?;
+        view.draw(self.second(), None);
+        Ok(())
     }
 }
 
@@ -205,102 +294,12 @@ async fn eventually(what: &str, mut ready: impl FnMut() -> bool) -> anyhow::Resu
         if began.elapsed() > PATIENCE {
             bail!("{what}: not within {} s", PATIENCE.as_secs());
         }
-        tokio::time::sleep(TICK / 4).await;
+        pause(TICK / 8).await;
     }
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a view is redrawn now and then")]
-async fn pause() {
-    tokio::time::sleep(TICK).await;
-}
-
-/// The agent's configuration. The demo's clock is trusted, so that what a kill takes is counted exactly.
-fn configuration(folder: &Path, port: u16, cell: u16, slaves: &[Slave], ports: &[u16]) -> String {
-    let mut text = format!(
-        r#"[agent]
-site = "demo"
-id = "gateway-1"
-state_dir = "{}"
-time_sync = "trust"
-
-[uplink]
-url = "mqtt://127.0.0.1:{port}"
-reconnect_max = "2s"
-
-[[mqtt]]
-name = "cell"
-url = "mqtt://127.0.0.1:{cell}"
-[[mqtt.point]]
-name = "{{1}}/n"
-topic = "cell/+/climate"
-value = "/n"
-type = "i64"
-[[mqtt.point]]
-name = "{{1}}/temperature"
-topic = "cell/+/climate"
-value = "/value"
-type = "f64"
-unit = "Cel"
-window = {{ every = "5s", stats = ["mean", "min", "max"] }}
-"#,
-        folder.display()
-    );
-    for (slave, port) in slaves.iter().zip(ports) {
-        text += &format!(
-            r#"
-[[bus]]
-name = "{name}-bus"
-tcp = "127.0.0.1:{port}"
-timeout = "500ms"
-[[device]]
-name = "{name}"
-bus = "{name}-bus"
-unit_id = 1
-path = "demo/hall-1/{name}"
-addressing = "zero"
-order = "ABCD"
-period = "{period}ms"
-point = [
-  {{ name = "n", table = "holding", address = 0, type = "u32" }},
-  {{ name = "temperature", table = "holding", address = 2, type = "u16", scale = 0.1, unit = "Cel", valid = [0.0, 1200.0] }},
-  {{ name = "current", table = "holding", address = 3, type = "u16", scale = 0.01, unit = "A" }},
-  {{ name = "energy", table = "holding", address = 4, type = "u32", unit = "W.h", counter = true }},
-  {{ name = "pressure", table = "holding", address = 6, type = "f32", unit = "bar", deadband = {{ abs = 0.05 }}, heartbeat = "10s" }},
-  {{ name = "running", table = "holding", address = 8, type = "u16" }},
-  {{ name = "vibration", table = "holding", address = 10, type = "u16", window = {{ every = "5s", stats = ["mean", "min", "max"] }} }},
-"#,
-            name = slave.name,
-            period = slave.period_ms
-        );
-        for address in 11..20 {
-            text += &format!(
-                "  {{ name = \"zone-{address}\", table = \"holding\", address = {address}, type = \"u16\" }},\n"
-            );
-        }
-        text += "]\n";
-    }
-    text
-}
-
-fn words(proof: &Proof) -> String {
-    let mut text = format!(
-        "\nThe proof, read from the receiver's database\n\
-         \x20 due            {:>8} readings of polls and acknowledged messages, by the plant's own notes\n\
-         \x20 in the database{:>8}, twice {}, missing {}\n",
-        proof.due, proof.readings_in_db, proof.duplicates, proof.missing
-    );
-    for (reason, readings) in &proof.lost_by_reason {
-        text += &format!("  lost           {readings:>8} {reason}, each span named\n");
-    }
-    text += &format!(
-        "  law            {} admitted = {} delivered + {} held + {} filtered + {} lost\n",
-        proof.admitted, proof.delivered, proof.held, proof.filtered, proof.lost
-    );
-    text += &format!(
-        "  on the wire    {:.2} bytes a reading ({} batches, {} bytes, envelopes included)\n",
-        proof.bytes_per_reading, proof.batches, proof.bytes
-    );
-    text += if proof.disagreements.is_empty() { "  Everything agrees." } else { "  NOT everything agrees:" };
-    text
+#[expect(clippy::disallowed_methods, reason = "the demo is watched, and a view is redrawn now and then")]
+async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
 }
