@@ -30,6 +30,8 @@ pub struct Point {
     pub unit: String,
     /// From raw to real.
     pub scale: Scale,
+    /// Another point of its device, an integer e: the scale is then times 10^e.
+    pub scale_from: Option<String>,
     /// For people.
     pub description: String,
     /// Where its value stands: `"holding:0:u32be"`, or `"sensors/+/temp#/value"`.
@@ -38,8 +40,12 @@ pub struct Point {
     pub counter: bool,
     /// Where a counter rolls over; 0 = unknown.
     pub counter_modulus: u64,
+    /// Most that a counter can grow in a second, in its unit.
+    pub max_rate: Option<f64>,
     /// Names of values.
     pub labels: BTreeMap<i64, String>,
+    /// What else the catalogue tells of it: `bit.3` = the name of a bit field's bit 3.
+    pub extra: BTreeMap<String, String>,
     /// Real values outside are OUT_OF_RANGE: low, high.
     pub valid: Option<(f64, f64)>,
     /// Sentinels for "not available", as [`Value::Bits`](crate::value::Value::Bits).
@@ -107,6 +113,7 @@ pub(crate) struct Row<'a> {
     pub(crate) unit: &'a str,
     pub(crate) scale: Option<f64>,
     pub(crate) offset: Option<f64>,
+    pub(crate) scale_from: Option<&'a str>,
     pub(crate) valid: Option<[f64; 2]>,
     pub(crate) deadband: Option<&'a DeadbandRow>,
     pub(crate) heartbeat: Option<Span>,
@@ -115,6 +122,7 @@ pub(crate) struct Row<'a> {
     pub(crate) labels: &'a BTreeMap<String, String>,
     pub(crate) counter: bool,
     pub(crate) counter_modulus: Option<u64>,
+    pub(crate) max_rate: Option<f64>,
     pub(crate) description: &'a str,
 }
 
@@ -154,11 +162,14 @@ pub(crate) fn check(row: Row<'_>, ty: PointType, faults: &mut Faults<'_>) -> Poi
         ty,
         unit: row.unit.to_owned(),
         scale,
+        scale_from: row.scale_from.map(Into::into),
         description: row.description.to_owned(),
         source: String::new(),
         counter: row.counter,
         counter_modulus: row.counter_modulus.unwrap_or(0),
+        max_rate: row.max_rate,
         labels,
+        extra: BTreeMap::new(),
         valid,
         bad: Vec::new(),
         deadband,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tributary_protocols::modbus::bus::{Bus, BusDevice, Output, Trace};
 use tributary_protocols::modbus::config::BusSpec;
-use tributary_protocols::modbus::frame;
 use tributary_protocols::modbus::plan::{PlannedPoint, Request};
 use tributary_protocols::modbus::register::{Order, RegisterType, Table};
 use tributary_protocols::modbus::status::DeviceState;
@@ -23,7 +22,13 @@ fn register(unit: u8, address: u16) -> u16 {
 }
 
 fn request(address: u16, count: u16, period_ms: u32) -> Request {
-    let point = |offset: u16| PlannedPoint { index: offset.into(), offset, ty: RegisterType::U16, order: Order::ABCD };
+    let point = |offset: u16| PlannedPoint {
+        index: offset.into(),
+        offset,
+        ty: RegisterType::U16,
+        order: Order::ABCD,
+        slice: None,
+    };
     Request { table: Table::Holding, address, count, period_ms, points: (0..count).map(point).collect() }
 }
 
@@ -77,7 +82,7 @@ impl Plant {
                 id += 1;
             }
             let name = format!("u{unit}");
-            devices.push(BusDevice { name, unit: *unit, timeout: None, quiet: None, requests: mine });
+            devices.push(BusDevice { name, unit: *unit, timing: Default::default(), requests: mine });
         }
         let now = Mono::from_millis(5_000);
         Self {
@@ -128,11 +133,7 @@ impl Plant {
             // As the driver does: what has arrived is read before anything is asked.
             while self.coming.front().is_some_and(|(at, _)| *at <= self.now) {
                 match self.coming.pop_front().unwrap().1 {
-                    Some(bytes) => match frame::length(&bytes) {
-                        Ok(Some(length)) if length == bytes.len() => self.bus.handle_frame(self.now, &bytes),
-                        Ok(_) => {}
-                        Err(doubt) => self.bus.handle_doubt(self.now, doubt),
-                    },
+                    Some(bytes) => self.bus.handle_bytes(self.now, &bytes),
                     None => {
                         self.coming.clear();
                         self.bus.handle_closed(self.now, "closed");

@@ -125,6 +125,8 @@ impl Case {
             source: format!("holding:{}:f32", 2 * tag),
             counter: false,
             counter_modulus: 0,
+            max_rate: None,
+            scale_from: None,
             labels: BTreeMap::new(),
             extra: BTreeMap::new(),
             valid: Some((-50.0, 500.0)),
@@ -180,6 +182,7 @@ impl Line {
                     offset: 2 * n,
                     ty: RegisterType::F32,
                     order: Order::ABCD,
+                    slice: None,
                 };
                 let points = (0..floats).map(point).collect();
                 let (address, count) = (2 * first, 2 * floats);

@@ -311,6 +311,8 @@ mod tests {
             source: "holding:0:u16".into(),
             counter: false,
             counter_modulus: 0,
+            max_rate: None,
+            scale_from: None,
             labels: BTreeMap::new(),
             extra: BTreeMap::new(),
             valid: None,

@@ -42,6 +42,8 @@ mod tests {
             source: String::new(),
             counter: false,
             counter_modulus: 0,
+            max_rate: None,
+            scale_from: None,
             labels: BTreeMap::new(),
             extra: BTreeMap::new(),
             valid: None,

@@ -58,6 +58,8 @@ pub struct Point {
     pub unit: String,
     /// From raw to real.
     pub scale: Scale,
+    /// A point of the same device that brings an integer e: the scale is then times 10^e (SunSpec's scale factors).
+    pub scale_from: Option<PointKey>,
     /// For people.
     pub description: String,
     /// `"holding:40001:u32be"`, or topic and JSON pointer.
@@ -66,6 +68,8 @@ pub struct Point {
     pub counter: bool,
     /// Where a counter rolls over; 0 = unknown.
     pub counter_modulus: u64,
+    /// Most that a counter can grow in a second, as real value.
+    pub max_rate: Option<f64>,
     /// Names of enum values.
     pub labels: BTreeMap<i64, String>,
     /// Anything else the catalogue should carry.

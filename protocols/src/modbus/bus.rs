@@ -31,9 +31,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::backoff::{Chance, Reconnect};
-use crate::modbus::config::{BusSpec, DeviceSpec};
+use crate::modbus::config::{BusSpec, DeviceSpec, Timing};
 use crate::modbus::decode::{decode, exception_status};
-use crate::modbus::frame::{self, Answer, Doubt};
+use crate::modbus::frame::{self, Answer, Doubt, MAX_FRAME};
 use crate::modbus::patience::{PATIENCE, Silence};
 use crate::modbus::plan::Request;
 use crate::modbus::slot::{self, Last, Slot};
@@ -66,6 +66,8 @@ pub struct Bus {
     /// Questions asked on this connection.
     issued: u32,
     stale: u32,
+    /// What came and is no whole frame yet.
+    buffer: heapless::Vec<u8, MAX_FRAME>,
     trace: Option<Trace>,
     disconnect: bool,
     load: Load,
@@ -141,10 +143,8 @@ pub struct BusDevice {
     pub name: String,
     /// 1 to 255.
     pub unit: u8,
-    /// How long its answer may take, if not the bus's time.
-    pub timeout: Option<Duration>,
-    /// Silence after its answer, if not the bus's.
-    pub quiet: Option<Duration>,
+    /// Times of its own.
+    pub timing: Timing,
     /// Requests, each with its index in the gateway's list of requests: what
     /// [`Poll::request`](crate::reading::Poll::request) will say.
     pub requests: Vec<(u32, Request)>,
@@ -157,8 +157,7 @@ impl BusDevice {
         Self {
             name: device.name.clone(),
             unit: device.unit,
-            timeout: device.timeout,
-            quiet: device.quiet,
+            timing: device.timing,
             requests: (first..).zip(requests).collect(),
         }
     }
@@ -174,8 +173,8 @@ impl Bus {
             units.push(Unit {
                 name: device.name,
                 unit: device.unit,
-                timeout: device.timeout.unwrap_or(spec.timeout),
-                quiet: device.quiet.unwrap_or(spec.quiet),
+                timeout: device.timing.timeout.unwrap_or(spec.timeout),
+                quiet: device.timing.quiet.unwrap_or(spec.quiet),
                 silence: Silence::default(),
                 due: 0,
                 ok: 0,
@@ -202,6 +201,7 @@ impl Bus {
             transaction: 0,
             issued: 0,
             stale: 0,
+            buffer: heapless::Vec::new(),
             trace: None,
             disconnect: false,
             load: Load::new(now),
@@ -242,6 +242,11 @@ impl Bus {
                 Output::Connect { timeout: self.timeout }
             }),
             Link::Up if now < self.free_at => None,
+            // The beginning of an answer that was given up: what comes next would be taken for its end.
+            Link::Up if !self.buffer.is_empty() => {
+                self.handle_doubt(now, Doubt::Unasked);
+                self.poll(now)
+            }
             Link::Up => self.ask(now),
         }
     }
@@ -312,6 +317,7 @@ impl Bus {
     /// There is a connection.
     pub fn handle_connected(&mut self, now: Mono) {
         self.link = Link::Up;
+        self.buffer.clear();
         self.free_at = now + self.connect_delay;
         self.issued = 0;
         self.stale = 0;
@@ -336,15 +342,40 @@ impl Bus {
     }
 
     /// What came cannot be a frame.
-    pub fn handle_doubt(&mut self, now: Mono, doubt: Doubt) {
+    fn handle_doubt(&mut self, now: Mono, doubt: Doubt) {
         if self.link == Link::Up {
             self.disconnect = true;
             self.lose(now, Trouble::Doubt(doubt));
         }
     }
 
+    /// Bytes came.
+    pub fn handle_bytes(&mut self, now: Mono, mut bytes: &[u8]) {
+        // Mostly it is one whole frame, which needs no copy.
+        if self.buffer.is_empty() && frame::length(bytes) == Ok(Some(bytes.len())) {
+            return self.handle_frame(now, bytes);
+        }
+        while self.link == Link::Up {
+            let (taken, rest) = bytes.split_at(bytes.len().min(MAX_FRAME - self.buffer.len()));
+            // There is room for them.
+            let _ = self.buffer.extend_from_slice(taken);
+            bytes = rest;
+            match frame::length(&self.buffer) {
+                Ok(Some(length)) if length <= self.buffer.len() => {
+                    let all = core::mem::take(&mut self.buffer);
+                    let (frame, behind) = all.split_at(length);
+                    let _ = self.buffer.extend_from_slice(behind);
+                    self.handle_frame(now, frame);
+                }
+                Ok(_) if bytes.is_empty() => return,
+                Ok(_) => {}
+                Err(doubt) => return self.handle_doubt(now, doubt),
+            }
+        }
+    }
+
     /// A whole frame came, as long as its header announces.
-    pub fn handle_frame(&mut self, now: Mono, bytes: &[u8]) {
+    fn handle_frame(&mut self, now: Mono, bytes: &[u8]) {
         if self.link != Link::Up {
             return;
         }

@@ -10,7 +10,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::modbus::register::{Order, RegisterType, Table};
-pub use crate::modbus::resolve::{BusSpec, Caps, DeviceSpec, ModbusPoint, resolve, resolve_bus, resolve_plant};
+pub use crate::modbus::resolve::{
+    BusSpec, Caps, DeviceSpec, Framing, Link, ModbusPoint, SerialLine, Timing, resolve, resolve_bus, resolve_plant,
+};
 use crate::number::Number;
 use crate::point::{DeadbandRow, WindowRow};
 use crate::units::Span;
@@ -33,39 +35,88 @@ pub struct Bus {
     /// `"HOST:PORT"` of a Modbus TCP server or gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<String>,
-    /// `"HOST:PORT"` of a serial converter; not in this version.
+    /// `"HOST:PORT"` of a converter that passes serial frames through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtu_over_tcp: Option<String>,
-    /// `"HOST:PORT"` of Modbus Security; not in this version.
+    /// `"HOST"` or `"HOST:PORT"` of Modbus/TCP Security; port 802 if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
-    /// A serial device; not in this version.
+    /// Of `tls`: PEM file of the CAs that the server's certificate may come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// Of `tls`: PEM file of the client's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<String>,
+    /// Of `tls`: PEM file of its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// A serial device, `"/dev/serial/by-id/…"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// Of a serial line.
+    /// Of a serial line: bits a second; 19,200 if absent, as the standard says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baud: Option<u32>,
-    /// Of a serial line.
+    /// Of a serial line: `none`, `even` (the standard's) or `odd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parity: Option<String>,
-    /// Of a serial line.
+    pub parity: Option<Parity>,
+    /// Of a serial line: 1 or 2; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_bits: Option<u8>,
+    /// Of a serial line whose driver is switched by the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rs485: Option<Rs485>,
     /// How long an answer, or a connection, may take; 10 ms to 60 s.
     #[serde(default = "Bus::default_timeout")]
     pub timeout: Span,
-    /// Silence between an answer and the next request; at most 10 s.
+    /// After this time no answer comes any more, from `timeout` to 120 s; twice the time-out if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_max: Option<Span>,
+    /// Silence between an answer and the next request; at most 10 s. A serial line keeps its 3.5 characters anyway.
     #[serde(default)]
     pub quiet: Span,
     /// Silence after connecting; at most 60 s.
     #[serde(default)]
     pub connect_delay: Span,
+    /// Whether the connection is given up when nothing is due soon, for devices that serve a single master.
+    #[serde(default)]
+    pub release: bool,
     /// Longest time between two attempts to connect; 100 ms to 1 h.
     #[serde(default = "Bus::default_reconnect_max")]
     pub reconnect_max: Span,
     /// Longest time between two requests to a device that does not answer; 1 s to 1 h.
     #[serde(default = "Bus::default_probe_max")]
     pub probe_max: Span,
+    /// Most of the bus's time that silent devices may take, in percent, 1 to 50.
+    #[serde(default = "Bus::default_probe_share")]
+    pub probe_share: u8,
+}
+
+/// Parity of a serial line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parity {
+    /// No parity bit.
+    None,
+    /// The standard's (Modbus over serial line V1.02, 2.5.1).
+    #[default]
+    Even,
+    /// Odd.
+    Odd,
+}
+
+/// `rs485 = { … }`: how the kernel switches the line's driver (`TIOCSRS485`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rs485 {
+    /// RTS is high while sending; low if false.
+    #[serde(default)]
+    pub rts_on_send: bool,
+    /// From RTS to the first bit; at most 100 ms.
+    #[serde(default)]
+    pub delay_before: Span,
+    /// From the last bit to RTS; at most 100 ms.
+    #[serde(default)]
+    pub delay_after: Span,
 }
 
 impl Bus {
@@ -79,6 +130,10 @@ impl Bus {
 
     fn default_probe_max() -> Span {
         Span::from_secs(30)
+    }
+
+    fn default_probe_share() -> u8 {
+        10
     }
 }
 
@@ -107,6 +162,9 @@ pub struct Device {
     /// Default of all its points, before the profile's; else 1 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Span>,
+    /// Periods of named groups of points, each before the profile's: `{ fast = "200ms", slow = "60s" }`.
+    #[serde(default)]
+    pub groups: BTreeMap<String, Span>,
     /// Maker; else the profile's.
     #[serde(default)]
     pub vendor: String,
@@ -146,9 +204,24 @@ pub struct Limits {
     /// How long its answer may take; default the bus's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
+    /// After this time no answer of it comes any more; default the bus's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_max: Option<Span>,
     /// Silence after its answer; default the bus's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet: Option<Span>,
+    /// Silence after connecting that it needs; the bus keeps the longest of its devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_delay: Option<Span>,
+    /// How long it usually takes to answer, for the plan: from the question's last byte to the answer's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_time: Option<Span>,
+    /// Whether each point is asked for alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_request_per_point: Option<bool>,
+    /// Whether it serves a single master and is to be released between polls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<bool>,
 }
 
 /// How addresses are written. Always declared: 30775 alone can mean four registers.
@@ -182,6 +255,12 @@ pub struct PointRow {
     /// Of a value of several registers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
+    /// One bit of an unsigned integer, 0 the lowest: the point is then a bool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bit: Option<u8>,
+    /// Several bits of an unsigned integer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<Slice>,
     /// UCUM.
     #[serde(default)]
     pub unit: String,
@@ -191,6 +270,9 @@ pub struct PointRow {
     /// real = raw · scale + offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<f64>,
+    /// Another point of the device, an integer e: real = raw · scale · 10^e (SunSpec's scale factors).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_from: Option<String>,
     /// Real values outside are marked OUT_OF_RANGE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid: Option<[f64; 2]>,
@@ -212,21 +294,40 @@ pub struct PointRow {
     /// Time between two polls, 10 ms to a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Span>,
+    /// In place of a period the name of a group, whose period the device or its profile states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// For people.
     #[serde(default)]
     pub description: String,
     /// Names of an integer's values.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Names of a bit field's bits, 0 the lowest.
+    #[serde(default)]
+    pub bit_labels: BTreeMap<String, String>,
     /// Whether the value only grows.
     #[serde(default)]
     pub counter: bool,
     /// Where the counter rolls over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counter_modulus: Option<u64>,
+    /// Most that the counter can grow in a second, in its unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<f64>,
     /// Whether it is polled.
     #[serde(default = "yes")]
     pub enabled: bool,
+}
+
+/// `bits = { shift = 4, width = 3 }`: bits 4, 5 and 6 as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// The lowest bit, 0 to 63.
+    pub shift: u8,
+    /// How many bits, 1 to 64.
+    pub width: u8,
 }
 
 fn yes() -> bool {
@@ -249,6 +350,9 @@ pub struct Profile {
     /// Default of its rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Span>,
+    /// Periods of its groups of points.
+    #[serde(default)]
+    pub groups: BTreeMap<String, Span>,
     /// Maker.
     #[serde(default)]
     pub vendor: String,
@@ -264,7 +368,13 @@ pub struct Profile {
     /// Its points.
     #[serde(default)]
     pub point: Vec<PointRow>,
-    /// Points in a CSV file; not in this version.
+    /// Where its facts are from: title, edition and page of the maker's manual.
+    #[serde(default)]
+    pub source: String,
+    /// What is peculiar about the device, for who installs it.
+    #[serde(default)]
+    pub quirks: Vec<String>,
+    /// Points in a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<CsvTable>,
 }

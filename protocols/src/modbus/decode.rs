@@ -106,7 +106,7 @@ mod tests {
     use crate::modbus::register::Table;
 
     fn one(ty: RegisterType, order: Order, data: &[u8]) -> Sample {
-        let points = vec![PlannedPoint { index: 0, offset: 0, ty, order }];
+        let points = vec![PlannedPoint { index: 0, offset: 0, ty, order, slice: None }];
         let request = Request { table: Table::Holding, address: 0, count: ty.width(), period_ms: 1, points };
         decode(&request, data).remove(0)
     }
@@ -168,8 +168,13 @@ mod tests {
 
     #[test]
     fn bits_count_from_the_lowest() {
-        let points =
-            (0..10).map(|offset| PlannedPoint { index: 0, offset, ty: RegisterType::Bool, order: Order::ABCD });
+        let points = (0..10).map(|offset| PlannedPoint {
+            index: 0,
+            offset,
+            ty: RegisterType::Bool,
+            order: Order::ABCD,
+            slice: None,
+        });
         let request = Request { table: Table::Coil, address: 0, count: 10, period_ms: 1, points: points.collect() };
         let samples = decode(&request, &[0b0100_0001, 0b10]);
         let ones: Vec<_> = samples.iter().map(|sample| sample.value == Value::Bits(1)).collect();
@@ -188,7 +193,7 @@ mod tests {
                 RegisterType::U64, RegisterType::I64, RegisterType::F32, RegisterType::F64, RegisterType::String(9),
             ];
             let points: Vec<_> = points.into_iter()
-                .map(|(offset, ty)| PlannedPoint { index: 0, offset, ty: types[ty], order: Order::CDAB })
+                .map(|(offset, ty)| PlannedPoint { index: 0, offset, ty: types[ty], order: Order::CDAB, slice: None })
                 .collect();
             let table = if bits { Table::Coil } else { Table::Holding };
             let count = points.len();

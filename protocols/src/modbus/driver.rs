@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::modbus::bus::{Bus, Output, Trace};
-use crate::modbus::config::BusSpec;
-use crate::modbus::frame::{self, MAX_FRAME};
+use crate::modbus::config::{BusSpec, Link};
+use crate::modbus::frame::MAX_FRAME;
 use crate::modbus::status::BusStatus;
 use crate::reading::{Outcome, Poll};
 use crate::time::{Clock, Mono, Wall};
@@ -39,7 +39,7 @@ pub async fn run(
     status: watch::Sender<BusStatus>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let mut driver = Driver { spec, bus, clock, polls, line: None, told: false };
+    let mut driver = Driver { spec, bus, clock, polls, stream: None, buffer: [0; MAX_FRAME], told: false };
     // When the status was last renewed, and whether anything was done since.
     let (mut told_at, mut untold): (Option<Mono>, bool) = (None, true);
     loop {
@@ -64,16 +64,10 @@ struct Driver {
     bus: Bus,
     clock: Arc<dyn Clock>,
     polls: mpsc::Sender<(Mono, Poll)>,
-    line: Option<Line>,
+    stream: Option<TcpStream>,
+    buffer: [u8; MAX_FRAME],
     /// Whether the trouble with the connection has been logged since the last good answer.
     told: bool,
-}
-
-/// A connection and the beginning of the frame that comes in.
-struct Line {
-    stream: TcpStream,
-    buffer: [u8; MAX_FRAME],
-    filled: usize,
 }
 
 impl Driver {
@@ -94,19 +88,14 @@ impl Driver {
                     self.polls.send(poll).await.ok()?;
                 }
                 Output::Disconnect => {
-                    self.line = None;
+                    self.stream = None;
                     self.tell("connection dropped");
                 }
                 Output::Ask { frame } => {
                     let timeout = self.spec.timeout;
-                    let Some(line) = &mut self.line else { continue };
-                    if line.filled > 0 {
-                        // The beginning of an answer that was given up: what comes next would be taken for its end.
-                        self.close(&io::ErrorKind::InvalidData.into());
-                        continue;
-                    }
+                    let Some(stream) = &mut self.stream else { continue };
                     // Twelve bytes fit into every socket's buffer, unless the device has stopped to take any.
-                    let sent = tokio::time::timeout(timeout, line.stream.write_all(&frame)).await;
+                    let sent = tokio::time::timeout(timeout, stream.write_all(&frame)).await;
                     if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                         self.close(&error);
                     }
@@ -120,7 +109,7 @@ impl Driver {
                     };
                     match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                         Ok(stream) => {
-                            self.line = Some(Line { stream, buffer: [0; MAX_FRAME], filled: 0 });
+                            self.stream = Some(stream);
                             self.bus.handle_connected(self.clock.mono());
                             tracing::debug!(bus = %self.spec.name, "connected");
                         }
@@ -135,7 +124,8 @@ impl Driver {
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect((self.spec.host.as_str(), self.spec.port)).await?;
+        let Link::Tcp { host, port } = &self.spec.link else { return Err(io::ErrorKind::Unsupported.into()) };
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -156,8 +146,8 @@ impl Driver {
             }
         };
         let read = async {
-            match &mut self.line {
-                Some(line) => line.stream.read(line.buffer.get_mut(line.filled..).unwrap_or_default()).await,
+            match &mut self.stream {
+                Some(stream) => stream.read(&mut self.buffer).await,
                 None => core::future::pending().await,
             }
         };
@@ -173,8 +163,8 @@ impl Driver {
 
     /// Reads what is there, without waiting.
     fn drain(&mut self) {
-        while let Some(line) = &mut self.line {
-            let read = line.stream.try_read(line.buffer.get_mut(line.filled..).unwrap_or_default());
+        while let Some(stream) = &mut self.stream {
+            let read = stream.try_read(&mut self.buffer);
             if matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
                 return;
             }
@@ -192,17 +182,14 @@ impl Driver {
             Ok(0) => self.close(&io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 let now = self.clock.mono();
-                if let Some(line) = &mut self.line {
-                    line.filled += count;
-                    line.frames(&mut self.bus, now);
-                }
+                self.bus.handle_bytes(now, self.buffer.get(..count).unwrap_or_default());
             }
             Err(error) => self.close(&error),
         }
     }
 
     fn close(&mut self, error: &io::Error) {
-        self.line = None;
+        self.stream = None;
         self.bus.handle_closed(self.clock.mono(), &error.to_string());
         tracing::debug!(bus = %self.spec.name, %error, "connection closed");
     }
@@ -222,30 +209,6 @@ impl Driver {
         let at = Wall(wall.as_millis().saturating_sub(ago));
         let known = if matches!(trace.outcome, Outcome::Samples(_)) { trace.at } else { mono };
         (known, Poll { request: trace.request, at, outcome: trace.outcome })
-    }
-}
-
-impl Line {
-    /// Hands whole frames to the bus and keeps the beginning of the next.
-    fn frames(&mut self, bus: &mut Bus, now: Mono) {
-        let mut start = 0;
-        loop {
-            let rest = self.buffer.get(start..self.filled).unwrap_or_default();
-            match frame::length(rest) {
-                Ok(Some(length)) if length <= rest.len() => {
-                    let (frame, _) = rest.split_at(length);
-                    bus.handle_frame(now, frame);
-                    start += length;
-                }
-                Ok(_) => break,
-                Err(doubt) => {
-                    bus.handle_doubt(now, doubt);
-                    break;
-                }
-            }
-        }
-        self.buffer.copy_within(start..self.filled, 0);
-        self.filled -= start;
     }
 }
 

@@ -13,7 +13,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use crate::modbus::config::{Caps, ModbusPoint};
+use crate::modbus::config::{Caps, ModbusPoint, Slice};
 use crate::modbus::register::{Order, RegisterType, Table};
 
 /// One question to a device, and what its answer holds.
@@ -42,6 +42,8 @@ pub struct PlannedPoint {
     pub ty: RegisterType,
     /// The order of its registers and bytes.
     pub order: Order,
+    /// The bits that are meant, if not all.
+    pub slice: Option<Slice>,
 }
 
 /// The requests of one device, by table, period and address. Every point is in exactly one of them.
@@ -67,9 +69,11 @@ pub fn plan(points: &[ModbusPoint], caps: Caps) -> Vec<Request> {
                 let offset = point.address - address;
                 let to = u32::from(point.address) + u32::from(point.ty.width());
                 // The first always goes in: resolve has refused values wider than the cap.
-                if taken.is_empty() || (to <= start + max && u32::from(point.address) <= end + gap) {
+                if taken.is_empty()
+                    || (!caps.one_request_per_point && to <= start + max && u32::from(point.address) <= end + gap)
+                {
                     end = end.max(to);
-                    taken.push(PlannedPoint { index, offset, ty: point.ty, order: point.order });
+                    taken.push(PlannedPoint { index, offset, ty: point.ty, order: point.order, slice: point.slice });
                 } else {
                     left.push((index, point));
                 }
@@ -200,7 +204,7 @@ mod tests {
             points = cells.iter().map(|(address, ty)| {
                 ModbusPoint { address: *address, ty: types[*ty], ..points[0].clone() }
             }).collect();
-            let requests = plan(&points, Caps { max_registers, max_bits: 2_000, max_gap });
+            let requests = plan(&points, Caps { max_registers, max_bits: 2_000, max_gap, one_request_per_point: false });
 
             let mut seen = alloc::vec![0; points.len()];
             for request in &requests {

@@ -6,6 +6,7 @@
 //! identity (contract rule 12), when a file is rewritten in another addressing.
 
 mod address;
+mod bus;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -14,47 +15,15 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use address::place;
+pub use bus::{BusSpec, Framing, Link, SerialLine, resolve_bus};
 
-use crate::endpoint::host_and_port;
 use crate::fault::{Fault, Faults};
-use crate::modbus::config::{Addressing, Bus, Device, Limits, MAX_POINTS, PointRow, Profile};
+use crate::modbus::config::{Addressing, Bus, Device, Limits, MAX_POINTS, PointRow, Profile, Slice};
 use crate::modbus::config::{DEFAULT_GAP, MAX_BITS, MAX_REGISTERS};
 use crate::modbus::register::{Order, RegisterType, Table};
 use crate::number::Number;
 use crate::point::{self, Point};
 use crate::units::Span;
-
-/// A bus without faults.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BusSpec {
-    /// As configured.
-    pub name: String,
-    /// Host name or IP address, an IPv6 address without its brackets.
-    pub host: String,
-    /// TCP port, not 0.
-    pub port: u16,
-    /// How long an answer, or a connection, may take.
-    pub timeout: Duration,
-    /// Silence between an answer and the next request.
-    pub quiet: Duration,
-    /// Silence after connecting.
-    pub connect_delay: Duration,
-    /// Longest time between two attempts to connect.
-    pub reconnect_max: Duration,
-    /// Longest time between two requests to a device that does not answer.
-    pub probe_max: Duration,
-}
-
-impl BusSpec {
-    /// `HOST:PORT`.
-    #[must_use]
-    pub fn endpoint(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
-    }
-}
 
 /// A device without faults.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,12 +48,27 @@ pub struct DeviceSpec {
     pub enabled: bool,
     /// What one request may be.
     pub caps: Caps,
-    /// How long its answer may take, if not the bus's time.
-    pub timeout: Option<Duration>,
-    /// Silence after its answer, if not the bus's.
-    pub quiet: Option<Duration>,
+    /// Times of its own.
+    pub timing: Timing,
+    /// Whether it is to be released between polls.
+    pub release: bool,
     /// The enabled points, the profile's first.
     pub points: Vec<ModbusPoint>,
+}
+
+/// Times of a device, where they differ from its bus's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// How long its answer may take.
+    pub timeout: Option<Duration>,
+    /// After this time no answer of it comes any more.
+    pub answer_max: Option<Duration>,
+    /// Silence after its answer.
+    pub quiet: Option<Duration>,
+    /// Silence after connecting that it needs.
+    pub connect_delay: Option<Duration>,
+    /// How long it usually takes to answer.
+    pub answer_time: Option<Duration>,
 }
 
 /// What one request to a device may be.
@@ -96,11 +80,13 @@ pub struct Caps {
     pub max_bits: u16,
     /// Unused registers between two points of one request; of bits 16 times as many.
     pub max_gap: u16,
+    /// Whether each point is asked for alone.
+    pub one_request_per_point: bool,
 }
 
 impl Default for Caps {
     fn default() -> Self {
-        Self { max_registers: MAX_REGISTERS, max_bits: MAX_BITS, max_gap: DEFAULT_GAP }
+        Self { max_registers: MAX_REGISTERS, max_bits: MAX_BITS, max_gap: DEFAULT_GAP, one_request_per_point: false }
     }
 }
 
@@ -117,6 +103,8 @@ pub struct ModbusPoint {
     pub ty: RegisterType,
     /// Of a value of several registers.
     pub order: Order,
+    /// The bits of the register value that are meant, if not all.
+    pub slice: Option<Slice>,
     /// Time between two polls, 10 ms to a day.
     pub period_ms: u32,
 }
@@ -173,54 +161,6 @@ pub fn resolve_plant<'a>(
         }
     }
     if list.is_empty() { Ok((bus_specs, device_specs)) } else { Err(list) }
-}
-
-/// Checks one bus; `path` is where it stands, as in `bus[0]`.
-///
-/// # Errors
-/// Every fault it has.
-pub fn resolve_bus(bus: &Bus, path: &str) -> Result<BusSpec, Vec<Fault>> {
-    let mut list = Vec::new();
-    let mut faults = Faults { profile: None, path: path.into(), list: &mut list };
-    point::text(&bus.name, "name", true, &mut faults);
-    let links = [("tcp", &bus.tcp), ("rtu_over_tcp", &bus.rtu_over_tcp), ("tls", &bus.tls), ("serial", &bus.serial)];
-    match links.iter().filter(|(_, link)| link.is_some()).count() {
-        1 => {}
-        0 => faults.add("", "says nowhere how its devices are reached", "add `tcp = \"192.0.2.10:502\"`"),
-        _ => faults.add("", "says twice how its devices are reached", "exactly one of tcp, rtu_over_tcp, tls, serial"),
-    }
-    for (key, link) in &links[1..] {
-        if link.is_some() {
-            faults.add(key, "is not in this version", "this version speaks Modbus TCP: `tcp = \"192.0.2.10:502\"`");
-        }
-    }
-    if bus.serial.is_none() {
-        let line =
-            [("baud", bus.baud.is_some()), ("parity", bus.parity.is_some()), ("stop_bits", bus.stop_bits.is_some())];
-        for (key, _) in line.into_iter().filter(|(_, given)| *given) {
-            faults.add(key, "belongs to a serial line", format!("remove `{key}`"));
-        }
-    }
-    let endpoint = bus.tcp.as_deref().map(|text| (text, host_and_port(text, None)));
-    if let Some((text, None)) = &endpoint {
-        faults.add(
-            "tcp",
-            format!("{text:?} is no address"),
-            "host and port, as in \"192.0.2.10:502\" or \"[2001:db8::1]:502\"",
-        );
-    }
-    let timeout = point::span(bus.timeout, "timeout", 10..=60_000, "\"10ms\" to \"60s\"", &mut faults);
-    let quiet = point::span(bus.quiet, "quiet", 0..=10_000, "\"0ms\" to \"10s\"", &mut faults);
-    let connect_delay = point::span(bus.connect_delay, "connect_delay", 0..=60_000, "\"0ms\" to \"60s\"", &mut faults);
-    let reconnect_max =
-        point::span(bus.reconnect_max, "reconnect_max", 100..=3_600_000, "\"100ms\" to \"1h\"", &mut faults);
-    let probe_max = point::span(bus.probe_max, "probe_max", 1_000..=3_600_000, "\"1s\" to \"1h\"", &mut faults);
-    match endpoint.and_then(|(_, endpoint)| endpoint) {
-        Some((host, port)) if list.is_empty() => {
-            Ok(BusSpec { name: bus.name.clone(), host, port, timeout, quiet, connect_delay, reconnect_max, probe_max })
-        }
-        _ => Err(list),
-    }
 }
 
 /// Checks one device with its profile; `path` is where it stands, as in `device[2]`.
@@ -330,8 +270,14 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
         description: or_profile(&device.description, |profile| &profile.description),
         enabled: device.enabled,
         caps,
-        timeout: limit(|limits| limits.timeout),
-        quiet: limit(|limits| limits.quiet),
+        timing: Timing {
+            timeout: limit(|limits| limits.timeout),
+            answer_max: limit(|limits| limits.answer_max),
+            quiet: limit(|limits| limits.quiet),
+            connect_delay: limit(|limits| limits.connect_delay),
+            answer_time: limit(|limits| limits.answer_time),
+        },
+        release: device.limits.release.or(profile.and_then(|profile| profile.limits.release)).unwrap_or(false),
         points: polled.filter_map(|(_, point)| point).collect(),
     })
 }
@@ -341,6 +287,7 @@ fn caps(own: &Limits, theirs: &Limits) -> Caps {
         max_registers: own.max_registers.or(theirs.max_registers).unwrap_or(MAX_REGISTERS),
         max_bits: own.max_bits.or(theirs.max_bits).unwrap_or(MAX_BITS),
         max_gap: own.max_gap.or(theirs.max_gap).unwrap_or(DEFAULT_GAP),
+        one_request_per_point: own.one_request_per_point.or(theirs.one_request_per_point).unwrap_or(false),
     }
 }
 
@@ -379,6 +326,7 @@ impl Rows {
             unit: &row.unit,
             scale: row.scale,
             offset: row.offset,
+            scale_from: row.scale_from.as_deref(),
             valid: row.valid,
             deadband: row.deadband.as_ref(),
             heartbeat: row.heartbeat,
@@ -387,6 +335,7 @@ impl Rows {
             labels: &row.labels,
             counter: row.counter,
             counter_modulus: row.counter_modulus,
+            max_rate: row.max_rate,
             description: &row.description,
         };
         let mut point = point::check(common, row.ty.point_type(), faults);
@@ -428,7 +377,15 @@ impl Rows {
         }
         let (table, address) = place?;
         point.source = source(table, address, row.ty, order);
-        (faults.count() == before).then_some(ModbusPoint { point, table, address, ty: row.ty, order, period_ms })
+        (faults.count() == before).then_some(ModbusPoint {
+            point,
+            table,
+            address,
+            ty: row.ty,
+            order,
+            slice: row.bits,
+            period_ms,
+        })
     }
 }
 
@@ -666,9 +623,9 @@ mod tests {
         .expect("profile");
         let own = device("name='d'\nbus='b'\nunit_id=7\nprofile='acme'\nlimits={max_registers=20,timeout='400ms'}");
         let spec = resolve(&own, "device[0]", Some(&profile)).expect("no fault");
-        assert_eq!(spec.caps, Caps { max_registers: 20, max_bits: 2_000, max_gap: 0 });
+        assert_eq!(spec.caps, Caps { max_registers: 20, max_gap: 0, ..Caps::default() });
         assert_eq!((spec.points.len(), spec.points[0].order, spec.points[0].period_ms), (1, Order::CDAB, 2_000));
-        assert_eq!((spec.vendor.as_str(), spec.timeout), ("Acme", Some(Duration::from_millis(400))));
+        assert_eq!((spec.vendor.as_str(), spec.timing.timeout), ("Acme", Some(Duration::from_millis(400))));
 
         let faults = resolve(&own, "device[0]", None).expect_err("no such profile");
         assert_eq!(paths(&faults), ["device[0].profile"]);
@@ -679,30 +636,6 @@ mod tests {
         let faults = resolve(&own, "device[0]", Some(&broken)).expect_err("broken");
         assert_eq!(paths(&faults), ["table", "point[0].scale"]);
         assert!(faults.iter().all(|fault| fault.profile.as_deref() == Some("acme")));
-    }
-
-    #[test]
-    fn a_bus_says_once_how_it_is_reached() {
-        let bus = |keys: &str| resolve_bus(&toml::from_str(&format!("name='b'\n{keys}")).expect(keys), "bus[0]");
-        let spec = bus("tcp='plc.example:502'").expect("good");
-        assert_eq!((spec.endpoint().as_str(), spec.timeout), ("plc.example:502", Duration::from_secs(1)));
-        assert_eq!(bus("tcp='[2001:db8::1]:502'").expect("v6").endpoint(), "[2001:db8::1]:502");
-        for (keys, path) in [
-            ("", "bus[0]"),
-            ("tcp='h:1'\nserial='/dev/ttyUSB0'", "bus[0]"),
-            ("serial='/dev/ttyUSB0'\nbaud=19200", "bus[0].serial"),
-            ("tls='h:802'", "bus[0].tls"),
-            ("rtu_over_tcp='h:502'", "bus[0].rtu_over_tcp"),
-            ("tcp='h'", "bus[0].tcp"),
-            ("tcp='h:0'", "bus[0].tcp"),
-            ("tcp='h:65536'", "bus[0].tcp"),
-            ("tcp='a b:502'", "bus[0].tcp"),
-            ("tcp='fe80::1:502'", "bus[0].tcp"),
-            ("tcp='h:1'\nbaud=9600", "bus[0].baud"),
-            ("tcp='h:1'\ntimeout='1ms'", "bus[0].timeout"),
-        ] {
-            assert_eq!(bus(keys).expect_err(keys)[0].path, path, "{keys}");
-        }
     }
 
     #[test]

@@ -181,6 +181,7 @@ fn rule(row: &PointRow, faults: &mut Faults<'_>) -> Rule {
         unit: &row.unit,
         scale: row.scale,
         offset: row.offset,
+        scale_from: None,
         valid: row.valid,
         deadband: row.deadband.as_ref(),
         heartbeat: row.heartbeat,
@@ -189,6 +190,7 @@ fn rule(row: &PointRow, faults: &mut Faults<'_>) -> Rule {
         labels: &row.labels,
         counter: row.counter,
         counter_modulus: row.counter_modulus,
+        max_rate: None,
         description: &row.description,
     };
     let mut point = point::check(common, wire_type(row.ty), faults);

@@ -200,6 +200,8 @@ fn blank(device: u32, index: usize, ty: PointType) -> Point {
         source: format!("holding:{index}:u16"),
         counter: false,
         counter_modulus: 0,
+        max_rate: None,
+        scale_from: None,
         labels: Default::default(),
         extra: Default::default(),
         valid: None,

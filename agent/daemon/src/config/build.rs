@@ -65,7 +65,11 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
             serial: spec.serial.clone(),
         });
         let first_point = count(model.points.len());
-        model.points.extend(spec.points.iter().map(|point| of_point(&point.point, key)));
+        model.points.extend(spec.points.iter().map(|point| {
+            let scale_from = point.point.scale_from.as_ref();
+            let scale = scale_from.and_then(|name| spec.points.iter().position(|other| other.point.name == *name));
+            Point { scale_from: scale.map(|at| PointKey(first_point + count(at))), ..of_point(&point.point, key) }
+        }));
         let first_request = count(model.requests.len());
         let requests = plan(&spec.points, spec.caps);
         model.requests.extend(requests.iter().map(|request| Request {
@@ -119,12 +123,14 @@ fn of_point(point: &point::Point, device: u32) -> Point {
         ty: point.ty,
         unit: point.unit.clone(),
         scale: point.scale,
+        scale_from: None,
         description: point.description.clone(),
         source: point.source.clone(),
         counter: point.counter,
         counter_modulus: point.counter_modulus,
+        max_rate: point.max_rate,
         labels: point.labels.clone(),
-        extra: Default::default(),
+        extra: point.extra.clone(),
         valid: point.valid,
         bad: point.bad.clone(),
         deadband: match point.deadband {
