@@ -28,7 +28,7 @@ use tributary_proto::pb;
 use tributary_protocols::time::Clock;
 use tributary_tests::agent::{Agent, Configuration, SITE};
 use tributary_tests::broker::Mosquitto;
-use tributary_tests::modbus_device::{Registers, Simulator};
+use tributary_tests::modbus_device::{Registers, Simulator, deviation};
 use tributary_tests::process::{Process, eventually, pause};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -38,20 +38,25 @@ const WARM_UP: Duration = Duration::from_secs(4);
 /// How often the threads of the processes are looked at: what a thread does between the last look and its end is missed.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A plant of equal devices that is polled each second.
+/// A plant of equal devices.
 #[derive(Clone, Copy)]
 struct Plant {
     name: &'static str,
     devices: usize,
     tags: u16,
+    period_ms: u16,
     /// Requests a device and cycle: 62 floats fit into one.
     requests: f64,
     /// Most memory of the agent in MiB.
     memory: f64,
 }
 
-const SMALL: Plant = Plant { name: "10 x 100", devices: 10, tags: 100, requests: 2.0, memory: 12.0 };
-const LARGE: Plant = Plant { name: "50 x 200", devices: 50, tags: 200, requests: 4.0, memory: 20.0 };
+const SMALL: Plant = Plant { name: "10 x 100", devices: 10, tags: 100, period_ms: 1_000, requests: 2.0, memory: 12.0 };
+const LARGE: Plant = Plant { name: "50 x 200", devices: 50, tags: 200, period_ms: 1_000, requests: 4.0, memory: 20.0 };
+/// 100,000 readings a second.
+const FAST: Plant = Plant { name: "100 x 100", devices: 100, tags: 100, period_ms: 100, requests: 2.0, memory: 20.0 };
+/// Deviation of the intervals between the polls of the fast plant, as a multiple of the bare loop's.
+const DEVIATION: f64 = 1.5;
 /// Most CPU time for a reading of the large plant, as a multiple of the bare loop's.
 const RAW: f64 = 4.0;
 /// The same when readings are folded into windows of 10 s.
@@ -90,11 +95,13 @@ fn main() -> ExitCode {
 /// Measures everything; gives the bars that are broken.
 async fn measure(time: Duration, check: bool) -> Result<Vec<String>, Fault> {
     println!("{} s each; CPU s/1M = seconds of CPU time for a million readings", time.as_secs());
-    println!("plant     process        CPU s/1M   CPU %   / bare   peak MiB   requests   bytes/reading   delivered %");
+    println!(
+        "plant     process        CPU s/1M   CPU %   / bare   peak MiB   requests   bytes/reading   delivered %   interval ± ms"
+    );
     let mut broken = Vec::new();
-    for plant in [SMALL, LARGE] {
-        // The small plant is there for its memory.
-        let time = if check && plant.devices == SMALL.devices { time / 2 } else { time };
+    for plant in [SMALL, LARGE, FAST] {
+        // The small plant is there for its memory, the fast one has many polls in half the time.
+        let time = if check && plant.devices != LARGE.devices { time / 2 } else { time };
         run(plant, time, &mut broken).await?;
     }
     Ok(broken)
@@ -107,12 +114,19 @@ async fn run(plant: Plant, time: Duration, broken: &mut Vec<String>) -> Result<(
     let mut bare = Subject::bare(plant, folder.path(), &broker).await?;
     let mut raw = Subject::agent(plant, folder.path(), &broker, "raw", "").await?;
     let window = "window = { every = \"10s\", stats = [\"mean\", \"min\", \"max\"] }\n";
-    let mut windowed = Subject::agent(plant, folder.path(), &broker, "windowed", window).await?;
-    let mut subjects = [&mut bare, &mut raw, &mut windowed];
+    let mut windowed = match plant.period_ms {
+        1_000 => Some(Subject::agent(plant, folder.path(), &broker, "windowed", window).await?),
+        _ => None,
+    };
+    let mut subjects = vec![&mut bare, &mut raw];
+    subjects.extend(windowed.as_mut());
 
     let started = async || (centre.readings("bare") > 0 && centre.readings("raw") > 0).then_some(());
     eventually("the first readings", Duration::from_secs(20), started).await;
     pause(WARM_UP).await;
+    for subject in &subjects {
+        subject.intervals();
+    }
     let clock = SystemClock::new();
     let (begin, before) = (clock.mono(), subjects.iter().map(|subject| subject.look(&centre)).collect::<Vec<_>>());
     let mut looks = tokio::time::interval(LOOK);
@@ -123,21 +137,23 @@ async fn run(plant: Plant, time: Duration, broken: &mut Vec<String>) -> Result<(
         }
     }
     let elapsed = clock.mono().since(begin).as_secs_f64();
-    let mut floor = f64::NAN;
+    let (mut floor, mut calm) = (f64::NAN, f64::NAN);
     for (subject, before) in subjects.iter().zip(before) {
         let after = subject.look(&centre);
-        let cycles = elapsed * plant.devices as f64;
+        let period = f64::from(plant.period_ms);
+        let cycles = elapsed * plant.devices as f64 * 1_000.0 / period;
+        let deviation = deviation(&subject.intervals(), u32::from(plant.period_ms) * 1_000) / 1e3;
         let requests = (after.requests - before.requests) as f64 / cycles;
         let readings = requests / plant.requests * cycles * f64::from(plant.tags);
         let cpu = (after.cpu - before.cpu) as f64 / 1e9;
         let each = cpu / readings * 1e6;
         let memory = subject.peak_mib()?;
         if floor.is_nan() {
-            floor = each;
+            (floor, calm) = (each, deviation);
         }
         let ratio = each / floor;
         println!(
-            "{:9} {:12} {each:10.3} {:7.2} {ratio:8.2} {memory:10.1} {requests:10.2} {:15.2} {:13.1}",
+            "{:9} {:12} {each:10.3} {:7.2} {ratio:8.2} {memory:10.1} {requests:10.2} {:15.2} {:13.1} {deviation:15.2}",
             plant.name,
             subject.name,
             cpu / elapsed * 100.0,
@@ -154,6 +170,9 @@ async fn run(plant: Plant, time: Duration, broken: &mut Vec<String>) -> Result<(
         };
         bar("requests a cycle", requests, plant.requests * 1.05);
         bar("the requests that are missing a cycle", plant.requests - requests, plant.requests * 0.05);
+        if subject.name == "raw" && plant.period_ms == FAST.period_ms {
+            bar("the deviation of intervals / bare loop", deviation / calm, DEVIATION);
+        }
         if subject.name != "bare" {
             // Three summaries a point are four times as many points: printed, without a bar of their own.
             if subject.name == "raw" {
@@ -192,7 +211,12 @@ impl Subject {
     async fn bare(plant: Plant, folder: &Path, broker: &Mosquitto) -> Result<Self, Fault> {
         let devices = Simulator::start_many(plant.devices, Registers::Floats, Duration::ZERO).await?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_bare_loop"));
-        command.args([broker.port().to_string(), "bare/data".into(), plant.tags.to_string(), "1000".into()]);
+        command.args([
+            broker.port().to_string(),
+            "bare/data".into(),
+            plant.tags.to_string(),
+            plant.period_ms.to_string(),
+        ]);
         command.args(devices.iter().map(|device| device.address().port().to_string()));
         let process = Process::start("bare", folder, &command)?;
         let cpu = CpuTime::of(process.pid());
@@ -211,6 +235,7 @@ impl Subject {
         let folder = folder.join(name);
         fs::create_dir_all(&folder)?;
         let mut profile = "profile = \"meter\"\nversion = 1\naddressing = \"zero\"\norder = \"ABCD\"\n".to_owned();
+        writeln!(profile, "period = \"{}ms\"", plant.period_ms)?;
         for tag in 0..plant.tags {
             let address = 2 * tag;
             write!(
@@ -246,6 +271,11 @@ impl Subject {
             readings: centre.readings(self.name),
             bytes: centre.bytes(self.name),
         }
+    }
+
+    /// Times between the cycles of each device since this was last asked, in µs.
+    fn intervals(&self) -> Vec<u32> {
+        self.devices.iter().flat_map(Simulator::take_intervals).collect()
     }
 
     /// Most memory it ever had resident, in MiB.

@@ -13,13 +13,15 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tributary::clock::SystemClock;
+use tributary_protocols::time::Clock;
 
 use crate::process::pause;
 
@@ -177,6 +179,7 @@ impl Request {
 pub struct Simulator {
     address: SocketAddr,
     requests: Arc<AtomicU64>,
+    intervals: Arc<Mutex<Vec<u32>>>,
     task: JoinHandle<()>,
 }
 
@@ -189,13 +192,14 @@ impl Simulator {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let requests = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&requests);
+        let intervals = Arc::<Mutex<Vec<u32>>>::default();
+        let (counter, rhythm) = (Arc::clone(&requests), Arc::clone(&intervals));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, registers, latency, Arc::clone(&counter)));
+                tokio::spawn(serve(stream, registers, latency, Arc::clone(&counter), Arc::clone(&rhythm)));
             }
         });
-        Ok(Self { address, requests, task })
+        Ok(Self { address, requests, intervals, task })
     }
 
     /// Many of them, one port each: so many buses can be polled at once.
@@ -216,11 +220,32 @@ impl Simulator {
         self.address
     }
 
+    /// The times between two requests for address 0 on one connection, in µs, since they were last taken.
+    #[must_use]
+    pub fn take_intervals(&self) -> Vec<u32> {
+        std::mem::take(&mut self.intervals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many requests it has answered.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
+}
+
+/// Root of the mean square of the differences of `intervals` from `period`, all in µs.
+#[must_use]
+pub fn deviation(intervals: &[u32], period: u32) -> f64 {
+    let squares = intervals.iter().map(|interval| f64::from(interval.abs_diff(period)).powi(2)).sum::<f64>();
+    (squares / intervals.len() as f64).sqrt()
+}
+
+/// What 99 of 100 of `intervals` differ from `period` by at most, all in µs.
+#[must_use]
+pub fn jitter(intervals: &[u32], period: u32) -> u32 {
+    let mut differences: Vec<u32> = intervals.iter().map(|interval| interval.abs_diff(period)).collect();
+    differences.sort_unstable();
+    differences.get(differences.len() * 99 / 100).copied().unwrap_or(u32::MAX)
 }
 
 impl Drop for Simulator {
@@ -229,11 +254,25 @@ impl Drop for Simulator {
     }
 }
 
-async fn serve(mut stream: TcpStream, registers: Registers, latency: Duration, requests: Arc<AtomicU64>) {
+async fn serve(
+    mut stream: TcpStream,
+    registers: Registers,
+    latency: Duration,
+    requests: Arc<AtomicU64>,
+    intervals: Arc<Mutex<Vec<u32>>>,
+) {
+    let (clock, mut cycle) = (SystemClock::new(), None);
     // Refused only on a socket that is already gone.
     let _ = stream.set_nodelay(true);
     while let Ok(request) = Request::read(&mut stream).await {
         let number = requests.fetch_add(1, Ordering::Relaxed) + 1;
+        if request.address == 0 {
+            let now = clock.mono();
+            if let Some(before) = cycle.replace(now) {
+                let interval = u32::try_from(now.since(before).as_micros()).unwrap_or(u32::MAX);
+                intervals.lock().unwrap_or_else(PoisonError::into_inner).push(interval);
+            }
+        }
         if latency > Duration::ZERO {
             pause(latency).await;
         }
@@ -263,6 +302,13 @@ mod tests {
         assert_eq!(pdu(Request { count: 126, ..REQUEST }), [0x83, 3]);
         assert_eq!(pdu(Request { address: 0xFFFF, ..REQUEST }), [0x83, 2]);
         assert_eq!(pdu(Request { function: 6, ..REQUEST }), [0x86, 1], "nothing here can be written");
+    }
+
+    #[test]
+    fn intervals_deviate_from_their_period() {
+        let intervals: Vec<u32> = (0..100).map(|n| if n == 7 { 150 } else { 99 }).collect();
+        assert!((deviation(&intervals, 100) - (99.0_f64 / 100.0 + 25.0).sqrt()).abs() < 1e-9);
+        assert_eq!((jitter(&intervals[8..], 100), jitter(&intervals, 100), jitter(&[], 100)), (1, 50, u32::MAX));
     }
 
     #[test]
