@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod store;
+pub mod walk;
 pub mod world;
 
 /// The seed of a test: `TRIBUTARY_SEED`, which `tests/soak` sets anew each round, else the test's own. Printed, so that a
