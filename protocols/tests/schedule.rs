@@ -15,6 +15,9 @@ use tributary_protocols::reading::{Outcome, Sample, Status};
 use tributary_protocols::time::Mono;
 
 const MS: Duration = Duration::from_millis(1);
+/// What is stamped by the due time.
+const LATE: Outcome = Outcome::All(Status::CommFail);
+const GONE: Outcome = Outcome::All(Status::OutOfService);
 
 /// What every register of every device holds, so that a value betrays where it is from.
 fn register(unit: u8, address: u16) -> u16 {
@@ -82,7 +85,7 @@ impl Plant {
                 id += 1;
             }
             let name = format!("u{unit}");
-            devices.push(BusDevice { name, unit: *unit, timing: Default::default(), requests: mine });
+            devices.push(BusDevice { name, unit: *unit, timing: Default::default(), release: false, requests: mine });
         }
         let now = Mono::from_millis(5_000);
         Self {
@@ -123,7 +126,8 @@ impl Plant {
                             self.bus.handle_connected(self.now);
                         }
                     }
-                    Output::Ask { frame } => self.answer(frame),
+                    Output::Ask { frame } => self.answer(&frame),
+                    Output::Release | Output::Reply { .. } => unreachable!("nobody wants that"),
                 }
             }
             let arrival = self.coming.front().map_or(Mono::MAX, |(at, _)| *at);
@@ -143,7 +147,7 @@ impl Plant {
         }
     }
 
-    fn answer(&mut self, question: [u8; 12]) {
+    fn answer(&mut self, question: &[u8]) {
         let unit = question[6];
         let manner = (self.manner)(unit, self.questions);
         self.questions += 1;
@@ -202,10 +206,10 @@ impl Plant {
             let traces = by_request.get(id).map_or(&[][..], Vec::as_slice);
             let period = Duration::from_millis(request.period_ms.into());
             // The phase is the bus's own; a failure tells it exactly, else the earliest answer bounds it.
-            let exact = traces.iter().position(|trace| matches!(trace.outcome, Outcome::All(Status::CommFail)));
+            let exact = traces.iter().position(|trace| matches!(trace.outcome, LATE | GONE));
             for (k, trace) in traces.iter().enumerate() {
                 match &trace.outcome {
-                    Outcome::All(Status::CommFail) => {
+                    &(LATE | GONE) => {
                         let first = exact.unwrap();
                         let steps = u32::try_from(k - first).unwrap();
                         assert_eq!(

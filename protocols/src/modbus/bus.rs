@@ -3,80 +3,145 @@
 //! Between plan and driver; pure, on the monotonic clock alone. The driver tells what happened (`handle_*`), asks what
 //! to do ([`poll`](Bus::poll)) and until when it may sleep ([`next_deadline`](Bus::next_deadline)).
 //!
-//! 1. One question is out at a time. An answer is believed only if [`frame::check`] finds nothing wrong with it.
+//! 1. One question is out at a time. An answer is believed only if nothing is wrong with it ([`frame`], `answer.rs`). A
+//!    late or doubled one is never taken for a fresh one: TCP numbers its questions, on a serial line `late.rs` sees to it.
 //! 2. Due times are start + phase + k · period: they never drift. Phases spread the units of a bus over the period (over
 //!    its first 10 s if it is longer, so that a new plant shows values soon), from one of its four quarters on; the
 //!    requests of one unit stand together. A phase for each request was turned down: twice the wakings for each poll,
-//!    which is most of what a poll costs. Of several due requests the one whose
-//!    due time + period (at most 1 s) is earliest goes first: fast points come first, slow ones do not starve.
-//! 3. Every due poll is traced, exactly once: by samples or the status of an exception, stamped by the answer; or by
-//!    COMM_FAIL, stamped by its due time, when no valid answer came, there is no connection, the unit is silent, or
-//!    the next due time came before the bus was free (contract rules 10 and 13).
-//! 4. A unit that three times in a row gave no valid answer is *silent*: its polls fail at once, and one of them goes
+//!    which is most of what a poll costs. Of several due requests the one whose due time + period (at most 1 s) is
+//!    earliest goes first: fast points come first, slow ones do not starve. At the same urgency one goes first that looks
+//!    unlike the last.
+//! 3. Every due poll is traced, exactly once: by samples or the status of an exception, stamped by the (first) answer; or
+//!    stamped by its due time: COMM_FAIL when no valid answer came, there is no connection, or the next due time came
+//!    before the bus was free; OUT_OF_SERVICE when the unit is silent, its probes included, so that the statuses of a dead
+//!    device are one run (contract rules 10 and 13).
+//! 4. A unit that three times in a row gave no valid answer is *silent*: its polls are not sent, and one of them goes
 //!    out as a probe at growing intervals, 1 s · 2ⁿ up to `probe_max`. Probes of all silent units together take at most
-//!    about a tenth of the bus. The first valid answer ends this. A unit alone on its bus harms no other and is probed
-//!    every 5 s at the latest.
-//! 5. Any doubt about an answer drops the connection: what else is in it belongs to no question. Late and doubled
+//!    `probe_share` of the bus. The first valid answer ends this. A unit alone on its bus harms no other and is probed
+//!    every 5 s at the latest. What the connection did is not the unit's fault.
+//! 5. On TCP any doubt about an answer drops the connection: what else is in it belongs to no question. Late and doubled
 //!    answers, known by their transaction, are skipped instead, 64 of them between two questions. A time-out alone keeps
-//!    the connection, for other units may be behind it; three in a row drop it.
+//!    the connection, for other units may be behind it; three in a row drop it, probes not counted as long as another
+//!    unit answers. On a serial line the bus waits for silence instead, at most a second; a connection to one is dropped
+//!    if three doubts follow each other.
 //! 6. After a valid answer the first reconnect is immediate; then 100 ms · 2ⁿ, at most `reconnect_max`, of which a
-//!    random part between half and all is waited.
+//!    random part between half and all is waited. A bus with `release` gives the connection up when nothing is due for a
+//!    second.
+//! 7. A block that is refused is cut in two (`split.rs`), within the poll as far as other polls leave time. A busy device
+//!    (exceptions 5 and 6) is asked again after 50 ms · 2ⁿ, five times at most and not beyond the period.
+//! 8. Ad-hoc questions go between the polls (`adhoc.rs`).
+//!
+//! On a serial line time-out and `answer_max` begin and end with silence: the wire time of question and answer is added.
 //!
 //! Choosing looks at every request of the bus, some ns each: some thousands of requests a bus are fine.
 
+mod adhoc;
+mod answer;
+mod late;
+mod link;
+mod memory;
+mod poll;
 mod report;
+pub(crate) mod split;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+pub use adhoc::{ASKS, AdHoc, AskError};
+pub use memory::{Memory, Refusal, RefusedBlock};
+
 use crate::backoff::{Chance, Reconnect};
-use crate::modbus::config::{BusSpec, DeviceSpec, Timing};
-use crate::modbus::decode::{decode, exception_status};
-use crate::modbus::frame::{self, Answer, Doubt, MAX_FRAME};
-use crate::modbus::patience::{PATIENCE, Silence};
+use crate::modbus::bus::adhoc::Asks;
+use crate::modbus::bus::late::Late;
+use crate::modbus::bus::link::Link;
+use crate::modbus::bus::split::Part;
+use crate::modbus::config::{self, BusSpec, DeviceSpec, Framing, Timing};
+use crate::modbus::frame::rtu::Shape;
+use crate::modbus::frame::{self, Expect, Frame, MAX_FRAME};
+use crate::modbus::patience::Silence;
 use crate::modbus::plan::Request;
-use crate::modbus::slot::{self, Last, Slot};
-use crate::modbus::status::{Load, Trouble};
-use crate::reading::{Outcome, Status};
+use crate::modbus::slot::{self, Slot};
+use crate::modbus::status::{AnswerTimes, Load, Trouble};
+use crate::reading::Outcome;
 use crate::time::Mono;
 
-/// Stale answers between two questions.
-const MAX_STALE: u32 = 64;
 const URGENCY_MAX: Duration = Duration::from_secs(1);
+/// Silence after which what is on a serial line is over: adapters hand on what came every 16 ms.
+const SETTLE_SERIAL: Duration = Duration::from_millis(20);
+/// The same behind a network.
+const SETTLE_NETWORK: Duration = Duration::from_millis(50);
 
 /// One bus: connection, requests with their due times, and what is known of its devices.
 #[derive(Debug)]
 pub struct Bus {
     name: String,
+    framing: Framing,
+    /// Whether the link is a line of this machine, which cannot be dropped.
+    wired: bool,
+    /// How long a character takes on the wire; zero where that is not ours to know.
+    character: Duration,
+    /// Silence after which the line is believed to be at rest.
+    settle: Duration,
     timeout: Duration,
+    answer_max: Duration,
+    quiet: Duration,
     connect_delay: Duration,
+    release: bool,
     reconnect_max: Duration,
     probe_max: Duration,
+    probe_share: f64,
     units: Vec<Unit>,
     slots: Vec<Slot>,
     link: Link,
     reconnect: Reconnect,
-    /// Time-outs in a row on this connection.
+    /// Time-outs, or doubts, in a row on this connection.
     timeouts_in_row: u32,
+    doubts_in_row: u32,
     flight: Option<Flight>,
+    /// The last question, to know its echo.
+    question: Frame,
+    /// What the last question's answer looked like.
+    last_shape: Option<Shape>,
     /// When the line has been quiet for long enough.
     free_at: Mono,
+    /// When something came last.
+    heard_at: Mono,
+    /// Since when something comes that nobody asked for.
+    noisy_since: Option<Mono>,
+    /// Whether the line lets us hear ourselves; `None`: not known yet.
+    echoing: Option<bool>,
+    late: Late,
     transaction: u16,
     /// Questions asked on this connection.
     issued: u32,
-    stale: u32,
+    stale_in_row: u32,
     /// What came and is no whole frame yet.
-    buffer: heapless::Vec<u8, MAX_FRAME>,
+    buffer: heapless::Vec<u8, { 2 * MAX_FRAME }>,
     trace: Option<Trace>,
     disconnect: bool,
+    asks: Asks,
+    memory_revision: u64,
     load: Load,
     connection_error: Option<String>,
     last_error: Option<Trouble>,
+    counts: Counts,
+}
+
+/// What happened so often.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
     requests: u64,
     timeouts: u64,
     errors: u64,
     missed: u64,
+    probes: u64,
+    echoes: u64,
+    damaged: u64,
+    stale: u64,
+    foreign: u64,
+    splits: u64,
+    asks: u64,
 }
 
 #[derive(Debug)]
@@ -84,45 +149,78 @@ struct Unit {
     name: String,
     unit: u8,
     timeout: Duration,
+    answer_max: Duration,
     quiet: Duration,
     silence: Silence,
+    /// Until when it is left in peace, because it was busy.
+    rest_until: Mono,
+    times: AnswerTimes,
     due: u64,
     ok: u64,
     last_error: Option<Trouble>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
-    Down { retry_at: Mono },
-    Connecting { until: Mono },
-    Up,
+/// The question that is out.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    what: What,
+    shape: Shape,
+    /// What is behind the function: address and count.
+    key: [u8; 4],
+    sent: Mono,
+    until: Mono,
+    /// Until when its answer may come.
+    late_until: Mono,
+    quiet: Duration,
+    /// Whether its echo was heard.
+    echoed: bool,
+    /// Whether the answer came and was damaged.
+    damaged: bool,
+    /// Since when, and until when, an answer is kept that may be a copy of an earlier one.
+    kept: Option<(Mono, Mono)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Flight {
-    slot: usize,
-    due: Mono,
-    sent: Mono,
-    until: Mono,
+enum What {
+    /// A poll, or a part of one.
+    Poll {
+        slot: usize,
+        due: Mono,
+        part: Option<Part>,
+        /// Whether the unit was silent before.
+        probe: bool,
+    },
+    /// A question beside the schedule.
+    Ask,
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a frame is copied once and never boxed: polls allocate nothing for it")]
 pub enum Output {
     /// Connect, within `timeout`; then say [`Bus::handle_connected`] or [`Bus::handle_connect_failed`].
     Connect {
         /// How long it may take.
         timeout: Duration,
     },
-    /// Drop the connection, with whatever is still in it.
+    /// Drop the connection, with whatever is still in it: something is wrong with it.
     Disconnect,
+    /// Give the connection up: nothing is due soon, and the devices want it so.
+    Release,
     /// Send this question.
     Ask {
         /// As on the wire.
-        frame: [u8; 12],
+        frame: Frame,
     },
     /// Pass this poll on.
     Trace(Trace),
+    /// What came of an ad-hoc question.
+    Reply {
+        /// The question's.
+        id: u64,
+        /// The answer's PDU, an exception's included: function, or function + 0x80, and what is behind it.
+        result: Result<Vec<u8>, AskError>,
+    },
 }
 
 /// What became of one due poll.
@@ -130,7 +228,7 @@ pub enum Output {
 pub struct Trace {
     /// The request, by its number in the gateway's list.
     pub request: u32,
-    /// The moment that stamps it: when the answer arrived; when it was due if none did.
+    /// The moment that stamps it: when the (first) answer arrived; when it was due if none did.
     pub at: Mono,
     /// What it brought.
     pub outcome: Outcome,
@@ -145,6 +243,8 @@ pub struct BusDevice {
     pub unit: u8,
     /// Times of its own.
     pub timing: Timing,
+    /// Whether it wants the connection to be given up between polls.
+    pub release: bool,
     /// Requests, each with its index in the gateway's list of requests: what
     /// [`Poll::request`](crate::reading::Poll::request) will say.
     pub requests: Vec<(u32, Request)>,
@@ -158,6 +258,7 @@ impl BusDevice {
             name: device.name.clone(),
             unit: device.unit,
             timing: device.timing,
+            release: device.release,
             requests: (first..).zip(requests).collect(),
         }
     }
@@ -167,64 +268,91 @@ impl Bus {
     /// A bus that starts at `now`. `seed` gives its phase among other buses and the jitter of its reconnects.
     #[must_use]
     pub fn new(spec: &BusSpec, devices: Vec<BusDevice>, now: Mono, seed: u64) -> Self {
-        let mut units = Vec::new();
-        let mut slots = Vec::new();
+        let (mut units, mut slots) = (Vec::new(), Vec::new());
+        let delays = devices.iter().filter_map(|device| device.timing.connect_delay);
+        let connect_delay = delays.fold(spec.connect_delay, Duration::max);
+        let release = spec.release || devices.iter().any(|device| device.release);
         for (unit, device) in devices.into_iter().enumerate() {
+            let timeout = device.timing.timeout.unwrap_or(spec.timeout);
             units.push(Unit {
                 name: device.name,
                 unit: device.unit,
-                timeout: device.timing.timeout.unwrap_or(spec.timeout),
-                quiet: device.timing.quiet.unwrap_or(spec.quiet),
+                timeout,
+                answer_max: device.timing.answer_max.unwrap_or(spec.answer_max).max(timeout),
+                // A device may want more silence than its line needs, never less.
+                quiet: device.timing.quiet.map_or(spec.quiet, |quiet| match &spec.link {
+                    config::Link::Serial(line) => quiet.max(line.silence()),
+                    _ => quiet,
+                }),
                 silence: Silence::default(),
+                rest_until: now,
+                times: AnswerTimes::default(),
                 due: 0,
                 ok: 0,
                 last_error: None,
             });
-            slots.extend(device.requests.into_iter().map(|(id, request)| {
-                let period = Duration::from_millis(request.period_ms.max(1).into());
-                Slot { id, unit, request, period, due: now, last: Last::Nothing }
-            }));
+            slots.extend(device.requests.into_iter().map(|(id, request)| Slot::new(id, unit, request, now)));
         }
-        let mut bus = Self {
+        let (wired, character) = match &spec.link {
+            config::Link::Serial(line) => (true, line.time(1)),
+            _ => (false, Duration::ZERO),
+        };
+        let mut chance = Chance::new(!seed);
+        let transaction = u16::try_from(chance.next() & 0xFFFF).unwrap_or(0);
+        slot::spread(&mut slots, now, chance.next() >> 32);
+        Self {
             name: spec.name.clone(),
+            framing: spec.link.framing(),
+            wired,
+            character,
+            settle: if wired { SETTLE_SERIAL } else { SETTLE_NETWORK }.max(spec.quiet),
             timeout: spec.timeout,
-            connect_delay: spec.connect_delay,
+            answer_max: spec.answer_max,
+            quiet: spec.quiet,
+            connect_delay,
+            release,
             reconnect_max: spec.reconnect_max,
             probe_max: spec.probe_max,
+            probe_share: spec.probe_share.clamp(0.01, 0.5),
             units,
             slots,
             link: Link::Down { retry_at: now },
             reconnect: Reconnect::new(seed),
             timeouts_in_row: 0,
+            doubts_in_row: 0,
             flight: None,
+            question: Frame::default(),
+            last_shape: None,
             free_at: now,
-            transaction: 0,
+            heard_at: now,
+            noisy_since: None,
+            echoing: None,
+            late: Late::default(),
+            transaction,
             issued: 0,
-            stale: 0,
+            stale_in_row: 0,
             buffer: heapless::Vec::new(),
             trace: None,
             disconnect: false,
+            asks: Asks::default(),
+            memory_revision: 0,
             load: Load::new(now),
             connection_error: None,
             last_error: None,
-            requests: 0,
-            timeouts: 0,
-            errors: 0,
-            missed: 0,
-        };
-        let mut chance = Chance::new(!seed);
-        bus.transaction = u16::try_from(chance.next() & 0xFFFF).unwrap_or(0);
-        slot::spread(&mut bus.slots, now, chance.next() >> 32);
-        bus
+            counts: Counts::default(),
+        }
     }
 
     /// The next thing to do at `now`; call it until there is none.
     pub fn poll(&mut self, now: Mono) -> Option<Output> {
-        if self.flight.is_some_and(|flight| flight.until <= now) {
-            self.handle_timeout(now);
+        if self.flight.is_some_and(|flight| self.flight_ends(&flight) <= now) {
+            self.handle_deadline(now);
         }
         if let Some(trace) = self.trace.take() {
             return Some(Output::Trace(trace));
+        }
+        if let Some(reply) = self.next_reply() {
+            return Some(reply);
         }
         if core::mem::take(&mut self.disconnect) {
             return Some(Output::Disconnect);
@@ -237,276 +365,139 @@ impl Bus {
         }
         match self.link {
             Link::Connecting { .. } => None,
-            Link::Down { .. } => self.slots.iter().any(|slot| slot.due <= now).then(|| {
-                self.link = Link::Connecting { until: now + self.timeout };
-                Output::Connect { timeout: self.timeout }
-            }),
+            Link::Down { .. } => self.connect(now),
             Link::Up if now < self.free_at => None,
-            // The beginning of an answer that was given up: what comes next would be taken for its end.
-            Link::Up if !self.buffer.is_empty() => {
-                self.handle_doubt(now, Doubt::Unasked);
+            Link::Up if self.in_doubt() => {
+                self.handle_unasked(now);
                 self.poll(now)
             }
-            Link::Up => self.ask(now),
+            Link::Up => self.ask(now).or_else(|| self.release(now)),
         }
     }
 
     /// Until when nothing will be to do, if nothing happens before. `None`: the bus has no requests.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
-        if self.trace.is_some() || self.disconnect {
+        if self.trace.is_some() || self.disconnect || !self.asks.replies.is_empty() {
             return Some(Mono::ZERO);
         }
         if let Some(flight) = self.flight {
-            return Some(flight.until);
+            return Some(self.flight_ends(&flight));
         }
-        if let Link::Connecting { until } = self.link {
-            return Some(until);
-        }
-        let at = |slot: &Slot| match self.hopeless(slot, slot.due) {
-            true => slot.due,
-            false if self.link == Link::Up => slot.due.max(self.free_at),
-            false => slot.due,
+        let ask = match self.link {
+            Link::Connecting { until } => return Some(until),
+            Link::Down { .. } if self.asks.waiting.is_empty() => None,
+            Link::Down { .. } => return Some(Mono::ZERO),
+            Link::Up => self.ask_at(self.free_at).map(|at| at.max(self.free_at)),
         };
-        self.slots.iter().map(at).min()
+        let at = |slot: &Slot| match self.hopeless(slot, slot.next_due()) || !slot.asks_something(slot.due) {
+            true => slot.next_due(),
+            false => self.ready_at(slot, Mono::ZERO).min(slot.overdue_at()),
+        };
+        self.slots.iter().map(at).chain(ask).min()
     }
 
-    /// Whether a poll of `slot` at `now` fails without being tried.
-    fn hopeless(&self, slot: &Slot, now: Mono) -> bool {
-        self.units.get(slot.unit).is_some_and(|unit| unit.silence.holds(now))
-            || matches!(self.link, Link::Down { retry_at } if now < retry_at)
+    /// When `slot` may be asked.
+    fn ready_at(&self, slot: &Slot, now: Mono) -> Mono {
+        let due = slot.next_due();
+        let Some(unit) = self.units.get(slot.unit).filter(|_| self.link == Link::Up) else { return due };
+        let at = due.max(self.free_at).max(unit.rest_until);
+        match self.late.is_empty() {
+            true => at,
+            false => at.max(self.late.free_at(self.shape(slot, at), now)),
+        }
     }
 
-    /// One due poll that is overdue or hopeless, as a failure.
-    fn give_up_one(&mut self, now: Mono) -> Option<Trace> {
-        let overdue = |slot: &Slot| slot.due + slot.period <= now;
-        let index =
-            self.slots.iter().position(|slot| slot.due <= now && (overdue(slot) || self.hopeless(slot, now)))?;
-        let slot = self.slots.get_mut(index)?;
-        let due = slot.due;
-        let no_link = !matches!(self.link, Link::Up);
-        let silent = self.units.get(slot.unit).is_some_and(|unit| unit.silence.is_silent());
-        slot.due = due + slot.period;
-        self.missed += 1;
-        let trouble = if no_link {
-            Trouble::NoConnection
-        } else if silent {
-            Trouble::Silent
-        } else {
-            Trouble::Overdue
-        };
-        Some(self.fail(index, due, trouble))
+    /// What the answer to the next question of `slot` looks like.
+    fn shape(&self, slot: &Slot, now: Mono) -> Shape {
+        let (address, count) = slot.next_span(now);
+        let function = slot.request.table.function();
+        let unit = self.units.get(slot.unit).map_or(0, |unit| unit.unit);
+        Shape { unit, function, expect: Expect::of(&frame::read(function, address, count)) }
     }
 
     /// The most urgent question.
     fn ask(&mut self, now: Mono) -> Option<Output> {
-        let due = self.slots.iter().enumerate().filter(|(_, slot)| slot.due <= now);
-        let (index, _) = due.min_by_key(|(_, slot)| slot.due + slot.period.min(URGENCY_MAX))?;
+        if self.ask_at(now).is_some_and(|at| at <= now) {
+            return self.ask_beside(now);
+        }
+        let ready = |slot: &Slot| slot.next_due() <= now && self.ready_at(slot, now) <= now;
+        let urgency = |slot: &Slot| {
+            // Where questions have no number, the next answer had better look unlike the last.
+            let like = self.framing == Framing::Rtu && self.last_shape == Some(self.shape(slot, now));
+            (slot.next_due() + slot.period.min(URGENCY_MAX), like)
+        };
+        let due = self.slots.iter().enumerate().filter(|(_, slot)| ready(slot));
+        let (index, _) = due.min_by_key(|(_, slot)| urgency(slot))?;
         let slot = self.slots.get_mut(index)?;
-        let unit = self.units.get_mut(slot.unit)?;
+        let (due, part) = slot.begin(now);
+        let (address, count) = match part {
+            Some(part) => split::span(&slot.request, part),
+            None => (slot.request.address, slot.request.count),
+        };
+        let unit = self.units.get(slot.unit)?;
+        let pdu = frame::read(slot.request.table.function(), address, count);
+        let probe = unit.silence.is_silent();
+        self.counts.probes += u64::from(probe);
+        let (address, timeout, answer_max, quiet) = (unit.unit, unit.timeout, unit.answer_max, unit.quiet);
+        Some(self.send(now, What::Poll { slot: index, due, part, probe }, address, &pdu, [timeout, answer_max, quiet]))
+    }
+
+    /// The next question beside the schedule.
+    fn ask_beside(&mut self, now: Mono) -> Option<Output> {
+        let ask = self.asks.waiting.pop_front()?;
+        let timeout = self.ask_timeout(&ask);
+        let unit = self.units.iter().find(|unit| unit.unit == ask.unit);
+        let (answer_max, quiet) = unit.map_or((self.answer_max, self.quiet), |unit| (unit.answer_max, unit.quiet));
+        self.counts.asks += 1;
+        let (address, pdu) = (ask.unit, ask.pdu.clone());
+        self.asks.out = Some(ask);
+        Some(self.send(now, What::Ask, address, &pdu, [timeout, answer_max.max(timeout), quiet]))
+    }
+
+    /// `times`: time-out, longest time to an answer, silence behind it.
+    fn send(&mut self, now: Mono, what: What, unit: u8, pdu: &[u8], times: [Duration; 3]) -> Output {
+        let [timeout, answer_max, quiet] = times;
         self.transaction = self.transaction.wrapping_add(1);
-        let frame = frame::question(&slot.request, unit.unit, self.transaction);
-        self.flight = Some(Flight { slot: index, due: slot.due, sent: now, until: now + unit.timeout });
-        slot.due = slot.due + slot.period;
+        let frame = Frame::pack(self.framing, unit, pdu, self.transaction);
+        let shape = Shape::of(unit, pdu);
+        let wire = match self.character {
+            Duration::ZERO => Duration::ZERO,
+            character => character.saturating_mul(wire_characters(frame.len(), shape.expect)),
+        };
+        let mut key = [0; 4];
+        key.iter_mut().zip(pdu.iter().skip(1)).for_each(|(to, from)| *to = *from);
+        self.flight = Some(Flight {
+            what,
+            shape,
+            key,
+            sent: now,
+            until: now + timeout + wire,
+            late_until: now + answer_max + wire,
+            quiet,
+            echoed: false,
+            damaged: false,
+            kept: None,
+        });
+        if self.framing == Framing::Rtu {
+            self.question = frame.clone();
+            self.buffer.clear();
+        }
+        self.last_shape = Some(shape);
+        self.noisy_since = None;
         self.issued = self.issued.saturating_add(1);
-        self.stale = 0;
-        self.requests += 1;
-        Some(Output::Ask { frame })
+        self.stale_in_row = 0;
+        self.counts.requests += 1;
+        Output::Ask { frame }
     }
+}
 
-    /// There is a connection.
-    pub fn handle_connected(&mut self, now: Mono) {
-        self.link = Link::Up;
-        self.buffer.clear();
-        self.free_at = now + self.connect_delay;
-        self.issued = 0;
-        self.stale = 0;
-        self.timeouts_in_row = 0;
-    }
-
-    /// There is none, because of `error`.
-    pub fn handle_connect_failed(&mut self, now: Mono, error: &str) {
-        self.errors += 1;
-        self.reconnect.failed();
-        self.connection_error = Some(error.into());
-        self.last_error = Some(Trouble::NoConnection);
-        self.link_down(now);
-    }
-
-    /// The connection ended, because of `error`.
-    pub fn handle_closed(&mut self, now: Mono, error: &str) {
-        if self.link == Link::Up {
-            self.connection_error = Some(error.into());
-            self.lose(now, Trouble::Closed);
-        }
-    }
-
-    /// What came cannot be a frame.
-    fn handle_doubt(&mut self, now: Mono, doubt: Doubt) {
-        if self.link == Link::Up {
-            self.disconnect = true;
-            self.lose(now, Trouble::Doubt(doubt));
-        }
-    }
-
-    /// Bytes came.
-    pub fn handle_bytes(&mut self, now: Mono, mut bytes: &[u8]) {
-        // Mostly it is one whole frame, which needs no copy.
-        if self.buffer.is_empty() && frame::length(bytes) == Ok(Some(bytes.len())) {
-            return self.handle_frame(now, bytes);
-        }
-        while self.link == Link::Up {
-            let (taken, rest) = bytes.split_at(bytes.len().min(MAX_FRAME - self.buffer.len()));
-            // There is room for them.
-            let _ = self.buffer.extend_from_slice(taken);
-            bytes = rest;
-            match frame::length(&self.buffer) {
-                Ok(Some(length)) if length <= self.buffer.len() => {
-                    let all = core::mem::take(&mut self.buffer);
-                    let (frame, behind) = all.split_at(length);
-                    let _ = self.buffer.extend_from_slice(behind);
-                    self.handle_frame(now, frame);
-                }
-                Ok(_) if bytes.is_empty() => return,
-                Ok(_) => {}
-                Err(doubt) => return self.handle_doubt(now, doubt),
-            }
-        }
-    }
-
-    /// A whole frame came, as long as its header announces.
-    fn handle_frame(&mut self, now: Mono, bytes: &[u8]) {
-        if self.link != Link::Up {
-            return;
-        }
-        let Some(its) = frame::transaction(bytes) else {
-            return self.handle_doubt(now, Doubt::Size { announced: 9, got: bytes.len() });
-        };
-        let flight = self.flight.filter(|_| its == self.transaction);
-        let Some((flight, slot)) = flight.and_then(|flight| self.slots.get(flight.slot).map(|slot| (flight, slot)))
-        else {
-            return self.handle_foreign(now, its);
-        };
-        let unit = self.units.get(slot.unit).map_or(0, |unit| unit.unit);
-        match frame::check(bytes, &slot.request, unit, its) {
-            Err(doubt) => self.handle_doubt(now, doubt),
-            Ok(Answer::Data(data)) => {
-                let outcome = Outcome::Samples(decode(&slot.request, data));
-                self.answered(now, flight, outcome, None);
-            }
-            Ok(Answer::Exception(code)) => {
-                self.answered(now, flight, Outcome::All(exception_status(code)), Some(code));
-            }
-        }
-    }
-
-    /// A frame that does not answer the question that is out: late or doubled, or nobody's.
-    fn handle_foreign(&mut self, now: Mono, its: u16) {
-        let age = self.transaction.wrapping_sub(its);
-        let first = u16::from(self.flight.is_some());
-        let known = u16::try_from(self.issued.min(0x8000)).unwrap_or(0x8000);
-        if !(first..known).contains(&age) {
-            let doubt = match self.flight {
-                Some(_) => Doubt::Transaction { got: its, expected: self.transaction },
-                None => Doubt::Unasked,
-            };
-            return self.handle_doubt(now, doubt);
-        }
-        self.stale += 1;
-        if self.stale > MAX_STALE {
-            self.handle_doubt(now, Doubt::Flood);
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Mono) {
-        let Some(flight) = self.land(now) else { return };
-        self.timeouts += 1;
-        self.timeouts_in_row += 1;
-        self.unit_failed(flight, now);
-        self.trace = Some(self.fail(flight.slot, flight.due, Trouble::NoAnswer));
-        if self.timeouts_in_row >= PATIENCE {
-            self.disconnect = true;
-            self.link_down(now);
-        }
-    }
-
-    /// The connection is worth nothing any more.
-    fn lose(&mut self, now: Mono, trouble: Trouble) {
-        if let Some(flight) = self.land(now) {
-            self.errors += 1;
-            self.unit_failed(flight, now);
-            self.trace = Some(self.fail(flight.slot, flight.due, trouble));
-        } else if trouble != Trouble::Closed {
-            self.errors += 1;
-        }
-        self.last_error = Some(trouble);
-        self.link_down(now);
-    }
-
-    fn link_down(&mut self, now: Mono) {
-        let wait = self.reconnect.wait(self.reconnect_max);
-        self.link = Link::Down { retry_at: now + wait };
-    }
-
-    /// The question that was out is out no more.
-    fn land(&mut self, now: Mono) -> Option<Flight> {
-        let flight = self.flight.take()?;
-        self.load.add(now, now.since(flight.sent));
-        let quiet = self.slots.get(flight.slot).and_then(|slot| self.units.get(slot.unit)).map(|unit| unit.quiet);
-        self.free_at = now + quiet.unwrap_or_default();
-        Some(flight)
-    }
-
-    /// A valid answer.
-    fn answered(&mut self, now: Mono, flight: Flight, outcome: Outcome, exception: Option<u8>) {
-        self.land(now);
-        self.timeouts_in_row = 0;
-        self.reconnect.reset();
-        let Some(slot) = self.slots.get_mut(flight.slot) else { return };
-        let request = slot.id;
-        slot.last = if exception.is_some() { Last::Exception } else { Last::Values };
-        if let Some(unit) = self.units.get_mut(slot.unit) {
-            unit.due += 1;
-            if let Some(code) = exception {
-                unit.last_error = Some(Trouble::Exception(code));
-            } else {
-                unit.ok += 1;
-            }
-            // Codes 10 and 11 come from a gateway on behalf of a unit that it cannot reach.
-            if matches!(exception, Some(10 | 11)) {
-                self.unit_failed(flight, now);
-            } else {
-                unit.silence.answered();
-            }
-        }
-        self.trace = Some(Trace { request, at: now, outcome });
-    }
-
-    /// A poll without values, traced by its due time.
-    fn fail(&mut self, index: usize, due: Mono, trouble: Trouble) -> Trace {
-        let mut request = 0;
-        self.last_error = Some(trouble);
-        if let Some(slot) = self.slots.get_mut(index) {
-            request = slot.id;
-            slot.last = Last::Failed;
-            if let Some(unit) = self.units.get_mut(slot.unit) {
-                unit.due += 1;
-                // That it is silent says less than what made it so.
-                if trouble != Trouble::Silent {
-                    unit.last_error = Some(trouble);
-                }
-            }
-        }
-        Trace { request, at: due, outcome: Outcome::All(Status::CommFail) }
-    }
-
-    /// The unit of this flight did not answer, or not validly.
-    fn unit_failed(&mut self, flight: Flight, now: Mono) {
-        let Some(index) = self.slots.get(flight.slot).map(|slot| slot.unit) else { return };
-        let silent = |(i, unit): &(usize, &Unit)| *i == index || unit.silence.is_silent();
-        let silent = self.units.iter().enumerate().filter(silent).count();
-        let alone = self.units.len() == 1;
-        let Some(unit) = self.units.get_mut(index) else { return };
-        unit.silence.failed(now, unit.timeout, self.probe_max, (!alone).then_some(silent));
-    }
+/// Characters of a question and of the longest answer to it.
+fn wire_characters(question: usize, expect: Expect) -> u32 {
+    let answer = match expect {
+        Expect::Data(count) => usize::from(count) + 5,
+        Expect::Fixed(count) => usize::from(count) + 4,
+        Expect::Counted | Expect::Identification | Expect::Open => frame::rtu::MAX,
+    };
+    u32::try_from(question + answer).unwrap_or(u32::MAX)
 }

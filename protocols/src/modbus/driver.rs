@@ -91,6 +91,9 @@ impl Driver {
                     self.stream = None;
                     self.tell("connection dropped");
                 }
+                Output::Release => self.stream = None,
+                // Nobody asks beside the schedule yet.
+                Output::Reply { .. } => {}
                 Output::Ask { frame } => {
                     let timeout = self.spec.timeout;
                     let Some(stream) = &mut self.stream else { continue };

@@ -1,6 +1,7 @@
-//! Modbus TCP frames: a question as bytes, and whether bytes are its answer.
+//! Frames: a question as bytes, and whether bytes are its answer.
 //!
-//! Between schedule and socket. A frame is an MBAP header (Modbus Messaging on TCP/IP V1.0b, 3.1.3) and a PDU:
+//! Between schedule and line. On TCP a frame is an MBAP header (Modbus Messaging on TCP/IP V1.0b, 3.1.3) and a PDU; on a
+//! serial line it is unit, PDU and CRC ([`rtu`]):
 //!
 //! ```text
 //!  0      2      4      6    7        8            9
@@ -8,17 +9,173 @@
 //!  | transaction | protocol 0 | length | unit | function + 0x80 | code              exception
 //!  | transaction | protocol 0 | 6      | unit | function | address | count          question, 12 bytes
 //! ```
-//! `length` counts what follows it, from `unit` on. Everything is big-endian.
+//! `length` counts what follows it, from `unit` on. Everything but the CRC is big-endian.
 //!
 //! Every field of an answer is compared with its question, in release builds too: a short, foreign or stale answer is
 //! a [`Doubt`], never a value. Only the data themselves cannot be checked; TCP has no checksum of ours to ask.
 //!
 //! Limits: a PDU is at most 253 bytes, a frame at most 260.
 
+pub(crate) mod rtu;
+
+use core::ops::Deref;
+
+use crate::modbus::config::Framing;
 use crate::modbus::plan::Request;
 
+/// Longest PDU in bytes (V1.1b3, 4.1).
+pub const MAX_PDU: usize = 253;
 /// Longest frame in bytes: 7 of header, 253 of PDU.
 pub const MAX_FRAME: usize = 260;
+
+/// A PDU: a function and what belongs to it.
+pub type Pdu = heapless::Vec<u8, MAX_PDU>;
+
+/// A frame as on the wire.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame(heapless::Vec<u8, MAX_FRAME>);
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Frame {
+    /// `pdu` to `unit`, packed. `transaction` is of TCP only.
+    #[must_use]
+    pub fn pack(framing: Framing, unit: u8, pdu: &[u8], transaction: u16) -> Self {
+        let pdu = pdu.get(..MAX_PDU).unwrap_or(pdu);
+        let mut bytes = heapless::Vec::new();
+        // They fit: 7 or 3 bytes beside the longest PDU.
+        match framing {
+            Framing::Tcp => {
+                let [t1, t0] = transaction.to_be_bytes();
+                let length = u8::try_from(pdu.len() + 1).unwrap_or(u8::MAX);
+                let _ = bytes.extend_from_slice(&[t1, t0, 0, 0, 0, length, unit]);
+                let _ = bytes.extend_from_slice(pdu);
+            }
+            Framing::Rtu => {
+                let _ = bytes.push(unit);
+                let _ = bytes.extend_from_slice(pdu);
+                let crc = rtu::crc(&bytes).to_le_bytes();
+                let _ = bytes.extend_from_slice(&crc);
+            }
+        }
+        Self(bytes)
+    }
+}
+
+/// The PDU that reads `count` registers or bits from `address` on.
+#[must_use]
+pub fn read(function: u8, address: u16, count: u16) -> [u8; 5] {
+    let ([a1, a0], [c1, c0]) = (address.to_be_bytes(), count.to_be_bytes());
+    [function, a1, a0, c1, c0]
+}
+
+/// How an answer's PDU ends, as its question tells (V1.1b3, 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// Functions 1 to 4: a byte count, which is this, and the data.
+    Data(u8),
+    /// So many bytes behind the function: what writes bring back, and states of a fixed size.
+    Fixed(u8),
+    /// A byte count that only the device knows: its identification, mixed reads.
+    Counted,
+    /// Function 43/14: objects with a length each.
+    Identification,
+    /// Nothing is known: the header says it on TCP, silence on a serial line.
+    Open,
+}
+
+impl Expect {
+    /// Of the answer to this PDU.
+    pub(crate) fn of(pdu: &[u8]) -> Self {
+        match *pdu {
+            [1 | 2, _, _, c1, c0] => {
+                Self::Data(u8::try_from(u16::from_be_bytes([c1, c0]).div_ceil(8)).unwrap_or(u8::MAX))
+            }
+            [3 | 4, _, _, c1, c0] => {
+                Self::Data(u8::try_from(u16::from_be_bytes([c1, c0]).saturating_mul(2)).unwrap_or(u8::MAX))
+            }
+            [5 | 6 | 11 | 15 | 16, ..] => Self::Fixed(4),
+            [7, ..] => Self::Fixed(1),
+            [22, ..] => Self::Fixed(6),
+            [12 | 17 | 20 | 21 | 23, ..] => Self::Counted,
+            [0x2B, 0x0E, ..] => Self::Identification,
+            _ => Self::Open,
+        }
+    }
+
+    /// The length of the answer's PDU that begins here, function included; `None` if that cannot be seen yet.
+    pub(crate) fn length(self, pdu: &[u8]) -> Option<usize> {
+        if pdu.first()? & 0x80 != 0 {
+            return Some(2);
+        }
+        match self {
+            Self::Data(count) => Some(2 + usize::from(count)),
+            Self::Fixed(count) => Some(1 + usize::from(count)),
+            Self::Counted => Some(2 + usize::from(*pdu.get(1)?)),
+            Self::Identification => {
+                // Function, MEI type, code, conformity, more follows, next object, number of objects.
+                let mut at = 7;
+                for _ in 0..*pdu.get(6)? {
+                    at += 2 + usize::from(*pdu.get(at + 1)?);
+                }
+                Some(at)
+            }
+            Self::Open => None,
+        }
+    }
+}
+
+/// What a PDU that belongs to the question's unit and function says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said<'a> {
+    /// Exactly what was asked for.
+    All(&'a [u8]),
+    /// Registers or bits, whole and consistent, but fewer than asked for.
+    Less,
+    /// The exception code.
+    No(u8),
+}
+
+/// What `pdu` answers to a question of this function.
+pub(crate) fn answer(pdu: &[u8], function: u8, expect: Expect) -> Result<Said<'_>, Doubt> {
+    match *pdu {
+        [got, code] if got == function | 0x80 => Ok(Said::No(code)),
+        [got, ref rest @ ..] if got == function | 0x80 => Err(Doubt::ByteCount { got: rest.len(), expected: 1 }),
+        [got, ..] if got != function => Err(Doubt::Function { got, expected: function }),
+        [_, ref rest @ ..] => match expect {
+            Expect::Data(expected) => {
+                let expected = usize::from(expected);
+                match rest.split_first() {
+                    Some((count, data)) if usize::from(*count) != data.len() && usize::from(*count) == expected => {
+                        Err(Doubt::ByteCount { got: data.len(), expected })
+                    }
+                    Some((count, data)) if usize::from(*count) == expected => Ok(Said::All(data)),
+                    Some((count, data))
+                        if data.len() == usize::from(*count)
+                            && (1..expected).contains(&data.len())
+                            && (function <= 2 || data.len() % 2 == 0) =>
+                    {
+                        Ok(Said::Less)
+                    }
+                    Some((count, _)) => Err(Doubt::ByteCount { got: usize::from(*count), expected }),
+                    None => Err(Doubt::ByteCount { got: 0, expected }),
+                }
+            }
+            Expect::Fixed(_) | Expect::Counted if expect.length(pdu) != Some(pdu.len()) => {
+                let expected = expect.length(pdu).unwrap_or(2);
+                Err(Doubt::ByteCount { got: rest.len(), expected: expected.saturating_sub(1) })
+            }
+            _ => Ok(Said::All(rest)),
+        },
+        [] => Err(Doubt::ByteCount { got: 0, expected: 1 }),
+    }
+}
 
 /// An answer that fits its question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +241,18 @@ pub enum Doubt {
     /// Bytes that nobody asked for.
     #[error("an answer without a question")]
     Unasked,
+    /// The checksum of a serial frame is wrong.
+    #[error("a frame damaged on the line: its CRC is wrong")]
+    Crc,
+    /// Another master on the line asked for the same at the same time.
+    #[error("another master asks on this line")]
+    Master,
 }
 
-/// The question as bytes.
+/// The question as bytes, on TCP.
 #[must_use]
-pub fn question(request: &Request, unit: u8, transaction: u16) -> [u8; 12] {
-    let [t1, t0] = transaction.to_be_bytes();
-    let [a1, a0] = request.address.to_be_bytes();
-    let [c1, c0] = request.count.to_be_bytes();
-    [t1, t0, 0, 0, 0, 6, unit, request.table.function(), a1, a0, c1, c0]
+pub fn question(request: &Request, unit: u8, transaction: u16) -> Frame {
+    Frame::pack(Framing::Tcp, unit, &read(request.table.function(), request.address, request.count), transaction)
 }
 
 /// How long the frame is that begins here; `None` if that cannot be seen yet.
@@ -142,7 +302,7 @@ pub fn check<'a>(frame: &'a [u8], request: &Request, unit: u8, transaction: u16)
         Some(announced) => return Err(Doubt::Size { announced, got: frame.len() }),
         None => return Err(Doubt::Size { announced: 9, got: frame.len() }),
     }
-    let [t1, t0, _, _, _, _, its_unit, function, rest @ ..] = frame else {
+    let [t1, t0, _, _, _, _, its_unit, pdu @ ..] = frame else {
         return Err(Doubt::Size { announced: 9, got: frame.len() });
     };
     let its_transaction = u16::from_be_bytes([*t1, *t0]);
@@ -152,24 +312,11 @@ pub fn check<'a>(frame: &'a [u8], request: &Request, unit: u8, transaction: u16)
     if *its_unit != unit {
         return Err(Doubt::Unit { got: *its_unit, expected: unit });
     }
-    let expected = request.table.function();
-    match (*function, rest) {
-        (got, [code]) if got == expected | 0x80 => Ok(Answer::Exception(*code)),
-        (got, rest) if got == expected | 0x80 => Err(Doubt::ByteCount { got: rest.len(), expected: 1 }),
-        (got, _) if got != expected => Err(Doubt::Function { got, expected }),
-        (_, rest) => {
-            let expected = data_length(request);
-            match rest.split_first() {
-                Some((count, data)) if usize::from(*count) == expected && data.len() == expected => {
-                    Ok(Answer::Data(data))
-                }
-                Some((count, data)) if usize::from(*count) == expected => {
-                    Err(Doubt::ByteCount { got: data.len(), expected })
-                }
-                Some((count, _)) => Err(Doubt::ByteCount { got: usize::from(*count), expected }),
-                None => Err(Doubt::ByteCount { got: 0, expected }),
-            }
-        }
+    let expect = Expect::of(&read(request.table.function(), request.address, request.count));
+    match answer(pdu, request.table.function(), expect)? {
+        Said::All(rest) => Ok(Answer::Data(rest)),
+        Said::No(code) => Ok(Answer::Exception(code)),
+        Said::Less => Err(Doubt::ByteCount { got: pdu.len().saturating_sub(2), expected: data_length(request) }),
     }
 }
 
@@ -196,7 +343,7 @@ mod tests {
     #[test]
     fn a_question_is_twelve_bytes() {
         let frame = question(&request(Table::Input, 0x7D), 7, 0xABCD);
-        assert_eq!(frame, [0xAB, 0xCD, 0, 0, 0, 6, 7, 4, 0x12, 0x34, 0, 0x7D]);
+        assert_eq!(*frame, [0xAB, 0xCD, 0, 0, 0, 6, 7, 4, 0x12, 0x34, 0, 0x7D]);
     }
 
     #[test]

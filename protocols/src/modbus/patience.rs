@@ -12,8 +12,6 @@ pub(crate) const PATIENCE: u32 = 3;
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 /// A unit alone on its bus takes no time from others.
 const PROBE_ALONE_MAX: Duration = Duration::from_secs(5);
-/// The time-outs of probes take at most this part of the bus, of all silent units together.
-const PROBE_SHARE: usize = 10;
 
 /// What is known of a unit's silence.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,17 +36,14 @@ impl Silence {
         *self = Self::default();
     }
 
-    /// A poll had no valid answer; `silent` = how many units of the bus are silent, this one included, `None` if it is
-    /// the only unit of its bus.
-    pub(crate) fn failed(&mut self, now: Mono, timeout: Duration, probe_max: Duration, silent: Option<usize>) {
+    /// A poll had no valid answer. `least` = the shortest interval that keeps the probes within their share of the bus,
+    /// `None` if it is the only unit of its bus.
+    pub(crate) fn failed(&mut self, now: Mono, probe_max: Duration, least: Option<Duration>) {
         self.failures = self.failures.saturating_add(1);
         let Some(step) = self.failures.checked_sub(PATIENCE) else { return };
         let growing = PROBE_FIRST.saturating_mul(1 << step.min(20)).min(probe_max);
-        let interval = match silent {
-            Some(silent) => {
-                let share = u32::try_from(silent.saturating_mul(PROBE_SHARE)).unwrap_or(u32::MAX);
-                growing.max(timeout.saturating_mul(share))
-            }
+        let interval = match least {
+            Some(least) => growing.max(least),
             None => growing.min(PROBE_ALONE_MAX),
         };
         self.probe_at = Some(now + interval);
@@ -62,21 +57,21 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[test]
-    fn probes_of_all_silent_units_take_a_tenth() {
+    fn intervals_grow_and_keep_the_share() {
         let mut silence = Silence::default();
         let at = |silence: &Silence| silence.probe_at.map(|at| at.since(Mono::ZERO));
         for _ in 0..2 {
-            silence.failed(Mono::ZERO, S, 30 * S, Some(1));
+            silence.failed(Mono::ZERO, 30 * S, Some(10 * S));
         }
         assert!(!silence.is_silent());
-        silence.failed(Mono::ZERO, S, 30 * S, Some(1));
+        silence.failed(Mono::ZERO, 30 * S, Some(10 * S));
         assert_eq!(at(&silence), Some(10 * S));
-        silence.failed(Mono::ZERO, S / 100, 30 * S, Some(5));
+        silence.failed(Mono::ZERO, 30 * S, Some(S / 2));
         assert_eq!(at(&silence), Some(2 * S), "doubles from 1 s");
-        silence.failed(Mono::ZERO, S, 30 * S, Some(7));
+        silence.failed(Mono::ZERO, 30 * S, Some(70 * S));
         assert_eq!(at(&silence), Some(70 * S), "the share counts more than the limit");
         for _ in 0..10 {
-            silence.failed(Mono::ZERO, S, 30 * S, None);
+            silence.failed(Mono::ZERO, 30 * S, None);
         }
         assert_eq!(at(&silence), Some(5 * S), "alone");
         silence.answered();

@@ -1,8 +1,10 @@
-//! A request's place in the schedule of its bus: its due time, and what became of its last poll.
+//! A request's place in the schedule of its bus: its due time, the poll that is under way, and what became of the last.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::modbus::bus::split::{self, Open, Part, Refused};
 use crate::modbus::plan::Request;
 use crate::modbus::status::DeviceState;
 use crate::time::Mono;
@@ -19,9 +21,75 @@ pub(crate) struct Slot {
     pub(crate) unit: usize,
     pub(crate) request: Request,
     pub(crate) period: Duration,
-    /// The next poll that has no trace and is not out.
+    /// The next poll that has no trace, is not out and is not under way.
     pub(crate) due: Mono,
     pub(crate) last: Last,
+    /// Ranges of its points that the device refuses, mostly none.
+    pub(crate) refused: Vec<Refused>,
+    /// The poll under way, if it takes several questions.
+    pub(crate) open: Option<Box<Open>>,
+    /// How long its last poll kept the bus, silence included.
+    pub(crate) took: Duration,
+}
+
+impl Slot {
+    pub(crate) fn new(id: u32, unit: usize, request: Request, now: Mono) -> Self {
+        let period = Duration::from_millis(request.period_ms.max(1).into());
+        let (refused, open) = (Vec::new(), None);
+        Self { id, unit, request, period, due: now, last: Last::Nothing, refused, open, took: Duration::ZERO }
+    }
+
+    /// When the next question was or is due.
+    pub(crate) fn next_due(&self) -> Mono {
+        self.open.as_ref().map_or(self.due, |open| open.due)
+    }
+
+    /// When it is too late for it: at the next due time.
+    pub(crate) fn overdue_at(&self) -> Mono {
+        if self.open.is_some() { self.due } else { self.due + self.period }
+    }
+
+    /// Points, as far as a part can count them.
+    pub(crate) fn count(&self) -> u16 {
+        u16::try_from(self.request.points.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Whether a poll at `now` would ask anything: not if the device has none of the points.
+    pub(crate) fn asks_something(&self, now: Mono) -> bool {
+        self.refused.is_empty() || self.open.is_some() || !split::parts(&self.refused, self.count(), now).is_empty()
+    }
+
+    /// First register or bit and their number, of the next question.
+    pub(crate) fn next_span(&self, now: Mono) -> (u16, u16) {
+        let next = match &self.open {
+            Some(open) => open.queue.last().copied(),
+            None if self.refused.is_empty() => None,
+            None => split::parts(&self.refused, self.count(), now).last().copied(),
+        };
+        next.map_or((self.request.address, self.request.count), |part| split::span(&self.request, part))
+    }
+
+    /// Begins or continues a poll: when it was due, and the part that is asked now, if not the whole.
+    pub(crate) fn begin(&mut self, now: Mono) -> (Mono, Option<Part>) {
+        if let Some(open) = &mut self.open {
+            return (open.due, open.queue.pop());
+        }
+        let due = self.due;
+        self.due = due + self.period;
+        if self.refused.is_empty() {
+            return (due, None);
+        }
+        let mut queue = split::parts(&self.refused, self.count(), now);
+        let part = queue.pop();
+        self.open = Some(Box::new(Open::new(due, &self.request, &self.refused, queue)));
+        (due, part)
+    }
+
+    /// The poll under way; begun here if it was the whole that was asked.
+    pub(crate) fn open(&mut self, due: Mono) -> &mut Open {
+        let new = || Box::new(Open::new(due, &self.request, &self.refused, Vec::new()));
+        self.open.get_or_insert_with(new)
+    }
 }
 
 /// What became of a request's last poll.

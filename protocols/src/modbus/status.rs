@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use crate::modbus::decode::exception_name;
 use crate::modbus::frame::Doubt;
+use crate::modbus::register::Table;
 use crate::time::Mono;
 
 /// What there is to tell of a bus.
@@ -23,10 +24,28 @@ pub struct BusStatus {
     pub errors: u64,
     /// Due polls that were not sent: overdue, without a connection, or to a silent device.
     pub missed: u64,
+    /// Requests to devices that had not answered for some time.
+    pub probes: u64,
+    /// Questions that a serial adapter heard itself say.
+    pub echoes: u64,
+    /// Answers whose checksum was wrong, or that ended in the middle.
+    pub crc_errors: u64,
+    /// Late and doubled answers that were passed over.
+    pub stale: u64,
+    /// Questions of another master on the line.
+    pub foreign: u64,
+    /// Blocks and parts of blocks that were refused, and cut in two.
+    pub splits: u64,
+    /// Questions beside the schedule.
+    pub asks: u64,
     /// How long requests were out, in all.
     pub busy: Duration,
     /// Share of the last half to one minute in which a request was out: 0 to 1.
     pub utilisation: f64,
+    /// Requests sent a second, over the same time.
+    pub requests_per_second: f64,
+    /// How long it takes to ask everything once: the last time of each request, silence included, added up.
+    pub cycle: Duration,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
     /// Its devices, in the order given.
@@ -44,8 +63,28 @@ pub struct DeviceStatus {
     pub polls_due: u64,
     /// Polls that brought values.
     pub polls_ok: u64,
+    /// Valid answers.
+    pub answers: u64,
+    /// How long it takes to answer, from the question's last byte to the answer's first where the speed of the line is
+    /// known, else to its last: of late, each answer one part in sixteen.
+    pub answer_mean: Duration,
+    /// The longest that it took.
+    pub answer_max: Duration,
+    /// What it does not have, and is asked for rarely.
+    pub unsupported: Vec<Unsupported>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+}
+
+/// Registers or bits that a device does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// The table.
+    pub table: Table,
+    /// First register or bit, as on the wire.
+    pub address: u16,
+    /// Registers or bits.
+    pub count: u16,
 }
 
 /// How a device does.
@@ -91,25 +130,53 @@ pub(crate) enum Trouble {
     Exception(u8),
 }
 
+/// How long a device takes to answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AnswerTimes {
+    pub(crate) count: u64,
+    pub(crate) mean: Duration,
+    pub(crate) max: Duration,
+    /// Whether it is known to give equal answers to different questions.
+    pub(crate) twins: bool,
+}
+
+impl AnswerTimes {
+    pub(crate) fn add(&mut self, time: Duration) {
+        self.mean = if self.count == 0 { time } else { (self.mean * 15 + time) / 16 };
+        self.max = self.max.max(time);
+        self.count += 1;
+    }
+}
+
 /// How busy a bus was, lately: two marks at least 30 s apart, of which the older one counts.
 #[derive(Debug)]
 pub(crate) struct Load {
     busy: Duration,
-    marks: [(Mono, Duration); 2],
+    requests: u32,
+    marks: [Mark; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Mono,
+    busy: Duration,
+    requests: u32,
 }
 
 const MARK_EVERY: Duration = Duration::from_secs(30);
 
 impl Load {
     pub(crate) fn new(now: Mono) -> Self {
-        Self { busy: Duration::ZERO, marks: [(now, Duration::ZERO); 2] }
+        let mark = Mark { at: now, busy: Duration::ZERO, requests: 0 };
+        Self { busy: Duration::ZERO, requests: 0, marks: [mark; 2] }
     }
 
     /// A request was out for `time`, up to `now`.
     pub(crate) fn add(&mut self, now: Mono, time: Duration) {
         self.busy += time;
-        if now.since(self.marks[1].0) >= MARK_EVERY {
-            self.marks = [self.marks[1], (now, self.busy)];
+        self.requests = self.requests.wrapping_add(1);
+        if now.since(self.marks[1].at) >= MARK_EVERY {
+            self.marks = [self.marks[1], Mark { at: now, busy: self.busy, requests: self.requests }];
         }
     }
 
@@ -119,8 +186,15 @@ impl Load {
 
     /// 0 to 1.
     pub(crate) fn utilisation(&self, now: Mono) -> f64 {
-        let [(since, before), _] = self.marks;
-        let span = now.since(since).as_secs_f64();
-        if span > 0.0 { ((self.busy - before).as_secs_f64() / span).min(1.0) } else { 0.0 }
+        let [mark, _] = self.marks;
+        let span = now.since(mark.at).as_secs_f64();
+        if span > 0.0 { ((self.busy - mark.busy).as_secs_f64() / span).min(1.0) } else { 0.0 }
+    }
+
+    /// Requests a second.
+    pub(crate) fn rate(&self, now: Mono) -> f64 {
+        let [mark, _] = self.marks;
+        let span = now.since(mark.at).as_secs_f64();
+        if span > 0.0 { f64::from(self.requests.wrapping_sub(mark.requests)) / span } else { 0.0 }
     }
 }

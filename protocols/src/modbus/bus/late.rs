@@ -1,0 +1,124 @@
+//! Late and doubled answers of a serial line, which has no number for its questions.
+//!
+//! An answer is told by its *shape*: unit, function and byte count. The argument that a stale answer is never taken for
+//! a fresh one:
+//!
+//! 1. A slave answers a question at most `answer_max` after it, or never. That is the one thing to be believed of it.
+//! 2. A question that got no valid answer leaves its shape here until then. While it is here no question of that shape
+//!    is asked: others may be, another shape or another unit. So whatever has the shape of the question that is out is
+//!    not the late answer; the late answer has a shape that is remembered, and is passed over.
+//! 3. An exception has no byte count: where another question to the same unit and function may still be answered, an
+//!    exception says nothing and is passed over.
+//! 4. An answer whose header and length were there and whose CRC was wrong was the answer: nothing more will come.
+//! 5. Some slaves, and lines with repeaters, answer twice. A second copy is seen when it comes while nothing of its
+//!    shape is out; from then on, for ten minutes, every question of that unit holds its shape back until `answer_max`
+//!    as if it had not been answered. Before that is known, an answer that equals, to the byte, the one to another
+//!    question of that shape is kept for a moment: if another follows, that one is the answer.
+//!
+//! What is left: a slave that exceeds `answer_max`, a second master that asks the same unseen, a first doubled answer
+//! that comes later than the moment of rule 5.
+//!
+//! TCP numbers its questions, so nothing of this is needed there. A gateway that puts a late serial answer into the frame
+//! of the next question cannot be seen through; its own time-out must be the shorter one.
+//!
+//! Limits: 32 questions, 16 units that repeat themselves; if more than 32 may still be answered, the bus waits.
+
+use core::time::Duration;
+
+use crate::modbus::frame::rtu::{self, Here, Shape};
+use crate::time::Mono;
+
+const REPEATS_FOR: Duration = Duration::from_secs(600);
+
+/// Questions whose answers may still come, once more or at all.
+#[derive(Debug, Default)]
+pub(crate) struct Late {
+    gone: heapless::Vec<Gone, 32>,
+    /// Units that answer twice, and until when that is believed.
+    repeaters: heapless::Vec<(u8, Mono), 16>,
+    /// Until when nothing is asked.
+    closed: Mono,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    shape: Shape,
+    /// Address and count.
+    question: [u8; 4],
+    until: Mono,
+    /// The CRC of its answer, if it had a valid one.
+    answer: Option<u16>,
+}
+
+impl Late {
+    /// A question of `shape` is out no more; until `until` an answer may come.
+    pub(crate) fn gone(&mut self, now: Mono, shape: Shape, question: [u8; 4], until: Mono, answer: Option<u16>) {
+        self.gone.retain(|gone| gone.until > now);
+        if self.gone.is_full() {
+            // An answered one is the least loss, else the one that ends first.
+            let worst = self.gone.iter().enumerate().min_by_key(|(_, gone)| (gone.answer.is_none(), gone.until));
+            if let Some((index, _)) = worst {
+                let lost = self.gone.swap_remove(index);
+                if lost.answer.is_none() {
+                    self.closed = self.closed.max(lost.until);
+                }
+            }
+        }
+        // There is room.
+        let _ = self.gone.push(Gone { shape, question, until, answer });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.closed == Mono::ZERO
+    }
+
+    fn repeats(&self, unit: u8, now: Mono) -> bool {
+        self.repeaters.iter().any(|(its, until)| *its == unit && *until > now)
+    }
+
+    /// When a question of this shape may be asked.
+    pub(crate) fn free_at(&self, shape: Shape, now: Mono) -> Mono {
+        let holds = |gone: &&Gone| {
+            gone.until > now && gone.shape.is_like(shape) && (gone.answer.is_none() || self.repeats(shape.unit, now))
+        };
+        self.gone.iter().filter(holds).map(|gone| gone.until).max().unwrap_or_default().max(self.closed)
+    }
+
+    /// Whether a stale answer begins here, and over how many bytes.
+    pub(crate) fn take(&mut self, bytes: &[u8], now: Mono) -> Option<usize> {
+        let index = self.gone.iter().position(|gone| {
+            gone.until > now && matches!(rtu::begins(bytes, gone.shape), Here::Whole(length) if length > 0)
+        })?;
+        let gone = self.gone.get_mut(index)?;
+        let Here::Whole(length) = rtu::begins(bytes, gone.shape) else { return None };
+        let (unit, answered) = (gone.shape.unit, gone.answer.is_some());
+        if answered || self.repeats(unit, now) {
+            self.repeater(unit, now);
+        } else {
+            self.gone.swap_remove(index);
+        }
+        Some(length)
+    }
+
+    /// Whether an exception to a question of this shape may be another's.
+    pub(crate) fn may_refuse(&self, shape: Shape, now: Mono) -> bool {
+        let open = |gone: &Gone| gone.answer.is_none() || self.repeats(shape.unit, now);
+        self.gone.iter().any(|gone| gone.until > now && open(gone) && gone.shape.is_kin(shape))
+    }
+
+    /// Whether an answer with this CRC is the copy of the answer to another question of its shape.
+    pub(crate) fn is_copy(&self, shape: Shape, question: [u8; 4], answer: u16, now: Mono) -> bool {
+        self.gone.iter().any(|gone| {
+            gone.until > now && gone.shape == shape && gone.question != question && gone.answer == Some(answer)
+        })
+    }
+
+    /// This unit answers twice.
+    pub(crate) fn repeater(&mut self, unit: u8, now: Mono) {
+        self.repeaters.retain(|(its, until)| *its != unit && *until > now);
+        if self.repeaters.is_full() {
+            self.repeaters.remove(0);
+        }
+        let _ = self.repeaters.push((unit, now + REPEATS_FOR));
+    }
+}
