@@ -11,8 +11,9 @@ use rustls::crypto::ring;
 use tokio::sync::{mpsc, watch};
 use tributary_core::model::PointKey;
 use tributary_core::pipeline::{self, Now, Pipeline, Receipt};
-use tributary_protocols::modbus::bus::Bus;
-use tributary_protocols::modbus::driver as modbus;
+use tributary_protocols::modbus::bus::{ASKS, Bus, Memory};
+use tributary_protocols::modbus::config::{BusSpec, Link};
+use tributary_protocols::modbus::driver::{self as modbus, Ask};
 use tributary_protocols::modbus::status::BusStatus;
 use tributary_protocols::mqtt::driver::{self as mqtt, Access, Arrival, BrokerStatus, Wires};
 use tributary_protocols::reading::Poll;
@@ -45,6 +46,8 @@ struct BusLine {
     /// For each device of the bus its place in the model.
     keys: Vec<u32>,
     status: watch::Receiver<BusStatus>,
+    asks: mpsc::Sender<Ask>,
+    memory: watch::Receiver<Memory>,
 }
 
 struct BrokerLine {
@@ -79,9 +82,17 @@ impl Field {
         for source in buses {
             let (tell, status) = watch::channel(BusStatus { name: source.spec.name.clone(), ..BusStatus::default() });
             let bus = Bus::new(&source.spec, source.devices, start, fastrand::u64(..));
-            let (clock, polls, stopped) = (Arc::clone(&clock), poll_sender.clone(), stopped.clone());
-            tokio::spawn(modbus::run(source.spec, bus, clock, polls, tell, stopped));
-            field.buses.push(BusLine { keys: source.keys, status });
+            let (asks, asked) = mpsc::channel(ASKS);
+            let (learn, memory) = watch::channel(Memory::default());
+            let wires = modbus::Wires {
+                polls: poll_sender.clone(),
+                asks: asked,
+                status: tell,
+                memory: learn,
+                shutdown: stopped.clone(),
+            };
+            tokio::spawn(modbus::run(source.spec.clone(), bus, modbus_tls(&source.spec), Arc::clone(&clock), wires));
+            field.buses.push(BusLine { keys: source.keys, status, asks, memory });
         }
         for (broker, source) in brokers.into_iter().enumerate() {
             let (tell, status) =
@@ -176,6 +187,16 @@ impl BrokerLine {
             }
         }
     }
+}
+
+/// Our side of the handshake of a bus that has one.
+pub(crate) fn modbus_tls(spec: &BusSpec) -> Option<modbus::Tls> {
+    let Link::Tls { ca, client, .. } = &spec.link else { return None };
+    let (ca, client) = (ca.clone(), client.clone());
+    Some(Arc::new(move || {
+        let client = client.as_ref().map(|(cert, key)| (cert.as_ref(), key.as_ref()));
+        tls::config(tls::Files { ca: ca.as_ref(), client }, TlsVersion::V1_2).map_err(|error| error.to_string())
+    }))
 }
 
 fn access(source: &BrokerSource) -> Result<Access, tls::TlsError> {

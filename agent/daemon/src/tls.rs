@@ -46,6 +46,14 @@ pub struct Files<'a> {
 /// # Errors
 /// See [`TlsError`].
 pub fn client(files: Files<'_>, least: TlsVersion) -> Result<TlsConfiguration, TlsError> {
+    config(files, least).map(TlsConfiguration::Rustls)
+}
+
+/// The client's side of a handshake.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn config(files: Files<'_>, least: TlsVersion) -> Result<Arc<ClientConfig>, TlsError> {
     let versions: &[&SupportedProtocolVersion] = match least {
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -64,7 +72,7 @@ pub fn client(files: Files<'_>, least: TlsVersion) -> Result<TlsConfiguration, T
         }
         None => builder.with_no_client_auth(),
     };
-    Ok(TlsConfiguration::Rustls(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

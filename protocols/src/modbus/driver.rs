@@ -1,26 +1,32 @@
-//! Carries out what the schedule of a bus says, on a TCP connection.
+//! Carries out what the schedule of a bus says, on its link (`stream.rs`).
 //!
 //! The thin, impure end of the line: it connects, sends and receives bytes, sleeps until the schedule's next deadline,
 //! and turns the schedule's moments into stamps. It decides nothing: what is asked when, and whether an answer is
-//! believed, is [`Bus`]'s to say. One task a bus, so requests can never collide.
+//! believed, is [`Bus`]'s to say. One task a bus, so requests can never collide: whoever else wants to ask something on
+//! it sends an [`Ask`].
 //!
 //! tokio-modbus is not used here: its reply checks are gone in release builds and its codec is private (README.md).
 //!
 //! Limits: one buffer of 260 bytes, the longest frame; whatever else arrives waits in the kernel or costs the device its
 //! connection. Per answer one write, one read and one channel send; no ticking.
 
+mod stream;
+
+use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::time::Duration;
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::modbus::bus::{Bus, Output, Trace};
-use crate::modbus::config::{BusSpec, Link};
-use crate::modbus::frame::MAX_FRAME;
+pub use stream::Tls;
+
+use crate::modbus::bus::{AdHoc, AskError, Bus, Memory, Output, Trace};
+use crate::modbus::config::BusSpec;
+use crate::modbus::driver::stream::Stream;
+use crate::modbus::frame::{MAX_FRAME, Pdu};
 use crate::modbus::status::BusStatus;
 use crate::reading::{Outcome, Poll};
 use crate::time::{Clock, Mono, Wall};
@@ -28,20 +34,54 @@ use crate::time::{Clock, Mono, Wall};
 /// Least time between two renewals of the status.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs a bus until `shutdown` says true (or its sender is gone) or the receiver of `polls` is gone. The [`Mono`] beside
-/// a poll is when its outcome was known. A full channel makes the bus wait: deadlines missed meanwhile are reported as
-/// such. `status` is renewed at most once a second, and at the end.
-pub async fn run(
-    spec: BusSpec,
-    bus: Bus,
-    clock: Arc<dyn Clock>,
-    polls: mpsc::Sender<(Mono, Poll)>,
-    status: watch::Sender<BusStatus>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let mut driver = Driver { spec, bus, clock, polls, stream: None, buffer: [0; MAX_FRAME], told: false };
+/// A question beside the schedule.
+#[derive(Debug)]
+pub struct Ask {
+    /// 1 to 255; need not be configured.
+    pub unit: u8,
+    /// Function and what belongs to it.
+    pub pdu: Pdu,
+    /// How long the answer may take; as configured if `None`.
+    pub timeout: Option<Duration>,
+    /// Takes the answer's PDU, an exception's included.
+    pub reply: oneshot::Sender<Result<Vec<u8>, AskError>>,
+}
+
+/// What a bus is connected to on our side.
+#[derive(Debug)]
+pub struct Wires {
+    /// Takes the outcome of each due poll. The [`Mono`] is when it was known. If it is full the bus waits: deadlines
+    /// missed meanwhile are reported as such.
+    pub polls: mpsc::Sender<(Mono, Poll)>,
+    /// Questions beside the schedule.
+    pub asks: mpsc::Receiver<Ask>,
+    /// Renewed at most once a second, and at the end.
+    pub status: watch::Sender<BusStatus>,
+    /// What the bus has learnt, whenever that changes.
+    pub memory: watch::Sender<Memory>,
+    /// Ends the bus when it says true, or when its sender is gone.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Runs a bus until it is shut down, or the receiver of its polls is gone. `tls` is for a bus that needs it.
+pub async fn run(spec: BusSpec, bus: Bus, tls: Option<Tls>, clock: Arc<dyn Clock>, wires: Wires) {
+    let Wires { polls, asks, status, memory, mut shutdown } = wires;
+    let mut driver = Driver {
+        spec,
+        bus,
+        tls,
+        clock,
+        polls,
+        asks: Some(asks),
+        replies: BTreeMap::new(),
+        asked: 0,
+        stream: None,
+        buffer: [0; MAX_FRAME],
+        told: false,
+    };
     // When the status was last renewed, and whether anything was done since.
     let (mut told_at, mut untold): (Option<Mono>, bool) = (None, true);
+    let mut learnt = driver.bus.memory_revision();
     loop {
         let Some(acted) = driver.act(&mut shutdown).await else { break };
         untold |= acted;
@@ -50,21 +90,31 @@ pub async fn run(
         if untold && tell_at <= now {
             status.send_replace(driver.bus.status(now));
             (told_at, untold) = (Some(now), false);
+            if core::mem::replace(&mut learnt, driver.bus.memory_revision()) != learnt {
+                memory.send_replace(driver.bus.memory());
+            }
         }
         let wake_at = driver.bus.next_deadline().into_iter().chain(untold.then_some(tell_at)).min();
         if !driver.wait(wake_at, &mut shutdown).await {
             break;
         }
     }
+    memory.send_replace(driver.bus.memory());
     status.send_replace(driver.bus.status(driver.clock.mono()));
 }
 
 struct Driver {
     spec: BusSpec,
     bus: Bus,
+    tls: Option<Tls>,
     clock: Arc<dyn Clock>,
     polls: mpsc::Sender<(Mono, Poll)>,
-    stream: Option<TcpStream>,
+    /// `None` once nobody can ask any more.
+    asks: Option<mpsc::Receiver<Ask>>,
+    /// Who waits for which reply.
+    replies: BTreeMap<u64, oneshot::Sender<Result<Vec<u8>, AskError>>>,
+    asked: u64,
+    stream: Option<Stream>,
     buffer: [u8; MAX_FRAME],
     /// Whether the trouble with the connection has been logged since the last good answer.
     told: bool,
@@ -92,19 +142,24 @@ impl Driver {
                     self.tell("connection dropped");
                 }
                 Output::Release => self.stream = None,
-                // Nobody asks beside the schedule yet.
-                Output::Reply { .. } => {}
+                Output::Reply { id, result } => {
+                    if let Some(reply) = self.replies.remove(&id) {
+                        // Who asked may have lost patience.
+                        let _ = reply.send(result);
+                    }
+                }
                 Output::Ask { frame } => {
                     let timeout = self.spec.timeout;
                     let Some(stream) = &mut self.stream else { continue };
                     // Twelve bytes fit into every socket's buffer, unless the device has stopped to take any.
-                    let sent = tokio::time::timeout(timeout, stream.write_all(&frame)).await;
+                    let sent = tokio::time::timeout(timeout, stream.send(&frame)).await;
                     if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                         self.close(&error);
                     }
                 }
                 Output::Connect { timeout } => {
-                    let connect = tokio::time::timeout(timeout, self.connect());
+                    let connect = Stream::open(&self.spec.link, self.tls.as_ref());
+                    let connect = tokio::time::timeout(timeout, connect);
                     let connected = tokio::select! {
                         connected = connect => connected,
                         () = stopped(shutdown) => return None,
@@ -126,14 +181,7 @@ impl Driver {
         }
     }
 
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let Link::Tcp { host, port } = &self.spec.link else { return Err(io::ErrorKind::Unsupported.into()) };
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-
-    /// Sleeps until `wake_at`, or until bytes come. Whether to go on.
+    /// Sleeps until `wake_at`, or until bytes or a question come. Whether to go on.
     async fn wait(&mut self, wake_at: Option<Mono>, shutdown: &mut watch::Receiver<bool>) -> bool {
         let now = self.clock.mono();
         if wake_at.is_some_and(|at| at <= now) {
@@ -154,14 +202,41 @@ impl Driver {
                 None => core::future::pending().await,
             }
         };
+        let ask = async {
+            match &mut self.asks {
+                Some(asks) => asks.recv().await,
+                None => core::future::pending().await,
+            }
+        };
         let read = tokio::select! {
             read = read => read,
+            ask = ask => {
+                self.ask(ask);
+                return true;
+            }
             () = nap => return true,
             () = stopped(shutdown) => return false,
             () = self.polls.closed() => return false,
         };
         self.received(read);
         true
+    }
+
+    fn ask(&mut self, ask: Option<Ask>) {
+        let Some(Ask { unit, pdu, timeout, reply }) = ask else {
+            self.asks = None;
+            return;
+        };
+        self.asked += 1;
+        let id = self.asked;
+        match self.bus.handle_ask(self.clock.mono(), AdHoc { id, unit, pdu, timeout }) {
+            Ok(()) => {
+                self.replies.insert(id, reply);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
     }
 
     /// Reads what is there, without waiting.
