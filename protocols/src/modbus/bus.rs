@@ -66,7 +66,6 @@ use crate::modbus::status::{AnswerTimes, Load, Trouble};
 use crate::reading::Outcome;
 use crate::time::Mono;
 
-const URGENCY_MAX: Duration = Duration::from_secs(1);
 /// Silence after which what is on a serial line is over: adapters hand on what came every 16 ms.
 const SETTLE_SERIAL: Duration = Duration::from_millis(20);
 /// The same behind a network.
@@ -103,6 +102,8 @@ pub struct Bus {
     question: Frame,
     /// What the last question's answer looked like.
     last_shape: Option<Shape>,
+    /// When it was last asked what to do.
+    seen_at: Mono,
     /// When the line has been quiet for long enough.
     free_at: Mono,
     /// When something came last.
@@ -323,6 +324,7 @@ impl Bus {
             flight: None,
             question: Frame::default(),
             last_shape: None,
+            seen_at: now,
             free_at: now,
             heard_at: now,
             noisy_since: None,
@@ -345,6 +347,7 @@ impl Bus {
 
     /// The next thing to do at `now`; call it until there is none.
     pub fn poll(&mut self, now: Mono) -> Option<Output> {
+        self.seen_at = now;
         if self.flight.is_some_and(|flight| self.flight_ends(&flight) <= now) {
             self.handle_deadline(now);
         }
@@ -388,11 +391,14 @@ impl Bus {
             Link::Connecting { until } => return Some(until),
             Link::Down { .. } if self.asks.waiting.is_empty() => None,
             Link::Down { .. } => return Some(Mono::ZERO),
-            Link::Up => self.ask_at(self.free_at).map(|at| at.max(self.free_at)),
+            Link::Up => self.ask_at(self.free_at.max(self.seen_at)),
         };
-        let at = |slot: &Slot| match self.hopeless(slot, slot.next_due()) || !slot.asks_something(slot.due) {
-            true => slot.next_due(),
-            false => self.ready_at(slot, Mono::ZERO).min(slot.overdue_at()),
+        let at = |slot: &Slot| {
+            let at = slot.next_due().max(self.seen_at);
+            match self.hopeless(slot, at) || !slot.asks_something(at) {
+                true => slot.next_due(),
+                false => self.ready_at(slot, self.seen_at).min(slot.overdue_at()),
+            }
         };
         self.slots.iter().map(at).chain(ask).min()
     }
@@ -404,7 +410,7 @@ impl Bus {
         let at = due.max(self.free_at).max(unit.rest_until);
         match self.late.is_empty() {
             true => at,
-            false => at.max(self.late.free_at(self.shape(slot, at), now)),
+            false => at.max(self.late.free_at(self.shape(slot, now), now)),
         }
     }
 
@@ -425,7 +431,7 @@ impl Bus {
         let urgency = |slot: &Slot| {
             // Where questions have no number, the next answer had better look unlike the last.
             let like = self.framing == Framing::Rtu && self.last_shape == Some(self.shape(slot, now));
-            (slot.next_due() + slot.period.min(URGENCY_MAX), like)
+            (slot.urgency(), like)
         };
         let due = self.slots.iter().enumerate().filter(|(_, slot)| ready(slot));
         let (index, _) = due.min_by_key(|(_, slot)| urgency(slot))?;

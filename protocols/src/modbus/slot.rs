@@ -12,6 +12,8 @@ use crate::time::Mono;
 /// Longest time over which the units of one period are spread.
 const SPREAD_MAX: Duration = Duration::from_secs(10);
 
+const URGENCY_MAX: Duration = Duration::from_secs(1);
+
 /// A request on its schedule.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -23,6 +25,8 @@ pub(crate) struct Slot {
     pub(crate) period: Duration,
     /// The next poll that has no trace, is not out and is not under way.
     pub(crate) due: Mono,
+    /// The first due time of those in a row that the bus had no time for.
+    pub(crate) waiting: Option<Mono>,
     pub(crate) last: Last,
     /// Ranges of its points that the device refuses, mostly none.
     pub(crate) refused: Vec<Refused>,
@@ -36,12 +40,20 @@ impl Slot {
     pub(crate) fn new(id: u32, unit: usize, request: Request, now: Mono) -> Self {
         let period = Duration::from_millis(request.period_ms.max(1).into());
         let (refused, open) = (Vec::new(), None);
-        Self { id, unit, request, period, due: now, last: Last::Nothing, refused, open, took: Duration::ZERO }
+        let (waiting, last, took) = (None, Last::Nothing, Duration::ZERO);
+        Self { id, unit, request, period, due: now, waiting, last, refused, open, took }
     }
 
     /// When the next question was or is due.
     pub(crate) fn next_due(&self) -> Mono {
         self.open.as_ref().map_or(self.due, |open| open.due)
+    }
+
+    /// When the next question ought to be asked at the latest. A part of a cut block counts as due when the one before
+    /// it went out: however long a block takes, it is as urgent as its period says. Who was passed over waits since then.
+    pub(crate) fn urgency(&self) -> Mono {
+        let since = self.open.as_ref().map_or(self.waiting.unwrap_or(self.due), |open| open.asked);
+        since + self.period.min(URGENCY_MAX)
     }
 
     /// When it is too late for it: at the next due time.
@@ -72,22 +84,24 @@ impl Slot {
     /// Begins or continues a poll: when it was due, and the part that is asked now, if not the whole.
     pub(crate) fn begin(&mut self, now: Mono) -> (Mono, Option<Part>) {
         if let Some(open) = &mut self.open {
+            open.asked = now;
             return (open.due, open.queue.pop());
         }
         let due = self.due;
         self.due = due + self.period;
+        self.waiting = None;
         if self.refused.is_empty() {
             return (due, None);
         }
         let mut queue = split::parts(&self.refused, self.count(), now);
         let part = queue.pop();
-        self.open = Some(Box::new(Open::new(due, &self.request, &self.refused, queue)));
+        self.open = Some(Box::new(Open::new(due, now, &self.request, &self.refused, queue)));
         (due, part)
     }
 
     /// The poll under way; begun here if it was the whole that was asked.
-    pub(crate) fn open(&mut self, due: Mono) -> &mut Open {
-        let new = || Box::new(Open::new(due, &self.request, &self.refused, Vec::new()));
+    pub(crate) fn open(&mut self, due: Mono, asked: Mono) -> &mut Open {
+        let new = || Box::new(Open::new(due, asked, &self.request, &self.refused, Vec::new()));
         self.open.get_or_insert_with(new)
     }
 }

@@ -5,8 +5,9 @@
 //! masters' questions and noise before it are passed over and counted. Nothing more is read into what came once the
 //! answer is found: what follows it must end, by silence, before the next question.
 //!
-//! An echo could be the answer itself: reading 17 to 24 bits from 0x0300 on, or writing one register. Then it is taken
-//! for the answer only on a line that is known not to echo.
+//! An echo could be the answer itself. Reading 17 to 24 bits from 0x0300 on, it is taken for that only on a line that is
+//! known not to echo; writing one register, where the answer is always the question once more, on every line that is not
+//! known to echo.
 
 use core::time::Duration;
 
@@ -187,7 +188,7 @@ impl Bus {
                         if kept.is_some() {
                             // Two answers to one question: the first was an earlier one's copy.
                             self.counts.stale += 1;
-                            self.late.repeater(flight.shape.unit, now);
+                            self.late.repeater(flight.shape.unit, 1, now);
                         }
                         return self.take(now, flight, rest.get(..length).unwrap_or_default());
                     }
@@ -239,9 +240,12 @@ impl Bus {
 
     /// Whether the question's bytes, come back, are an echo and no answer.
     fn is_echo(&self, flight: &Flight) -> bool {
-        let like_an_answer = matches!(rtu::begins(&self.question, flight.shape), Here::Whole(_));
-        let writes = matches!(flight.shape.expect, Expect::Fixed(_));
-        !like_an_answer || self.echoing.unwrap_or(!writes)
+        match flight.shape.expect {
+            // What is written, or sent to be sent back, comes back.
+            Expect::Fixed(_) | Expect::Open => self.echoing == Some(true),
+            _ if matches!(rtu::begins(&self.question, flight.shape), Here::Whole(_)) => self.echoing != Some(false),
+            _ => true,
+        }
     }
 
     fn is_copy(&self, flight: &Flight, frame: Option<&[u8]>, now: Mono) -> bool {
@@ -377,7 +381,10 @@ impl Bus {
         if more {
             self.late_is_possible(now, &flight);
         }
-        self.unit_failed(&flight, now);
+        // A damaged answer is the line's fault: the unit is there.
+        if !flight.damaged {
+            self.unit_failed(&flight, now);
+        }
         self.flight_failed(now, &flight, Trouble::Doubt(doubt));
         self.free_at = self.free_at.max(now + self.settle);
         if self.doubts_in_row >= PATIENCE && !self.wired {

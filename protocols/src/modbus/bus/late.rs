@@ -11,9 +11,9 @@
 //!    exception says nothing and is passed over.
 //! 4. An answer whose header and length were there and whose CRC was wrong was the answer: nothing more will come.
 //! 5. Some slaves, and lines with repeaters, answer twice. A second copy is seen when it comes while nothing of its
-//!    shape is out; from then on, for ten minutes, every question of that unit holds its shape back until `answer_max`
-//!    as if it had not been answered. Before that is known, an answer that equals, to the byte, the one to another
-//!    question of that shape is kept for a moment: if another follows, that one is the answer.
+//!    shape is out; from then on, for ten minutes, every answer of that unit holds its shape back until as many copies
+//!    have come as ever did, or until `answer_max`. Before that is known, an answer that equals, to the byte, the one to
+//!    another question of that shape is kept for a moment: if another follows, that one is the answer.
 //!
 //! What is left: a slave that exceeds `answer_max`, a second master that asks the same unseen, a first doubled answer
 //! that comes later than the moment of rule 5.
@@ -34,8 +34,7 @@ const REPEATS_FOR: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(crate) struct Late {
     gone: heapless::Vec<Gone, 32>,
-    /// Units that answer twice, and until when that is believed.
-    repeaters: heapless::Vec<(u8, Mono), 16>,
+    repeaters: heapless::Vec<Repeater, 16>,
     /// Until when nothing is asked.
     closed: Mono,
 }
@@ -46,8 +45,19 @@ struct Gone {
     /// Address and count.
     question: [u8; 4],
     until: Mono,
-    /// The CRC of its answer, if it had a valid one.
+    /// The CRC of its answer, if one came.
     answer: Option<u16>,
+    /// How often the answer came once more.
+    copies: u8,
+}
+
+/// A unit that answers more than once.
+#[derive(Clone, Copy, Debug)]
+struct Repeater {
+    unit: u8,
+    copies: u8,
+    /// As long as it is believed.
+    until: Mono,
 }
 
 impl Late {
@@ -65,45 +75,57 @@ impl Late {
             }
         }
         // There is room.
-        let _ = self.gone.push(Gone { shape, question, until, answer });
+        let _ = self.gone.push(Gone { shape, question, until, answer, copies: 0 });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.gone.is_empty() && self.closed == Mono::ZERO
     }
 
-    fn repeats(&self, unit: u8, now: Mono) -> bool {
-        self.repeaters.iter().any(|(its, until)| *its == unit && *until > now)
+    /// Copies of each answer that are to be expected of this unit.
+    fn copies(&self, unit: u8, now: Mono) -> u8 {
+        self.repeaters.iter().find(|one| one.unit == unit && one.until > now).map_or(0, |one| one.copies)
+    }
+
+    /// Whether something may still come of it.
+    fn is_open(&self, gone: &Gone, now: Mono) -> bool {
+        gone.until > now && (gone.answer.is_none() || gone.copies < self.copies(gone.shape.unit, now))
     }
 
     /// When a question of this shape may be asked.
     pub(crate) fn free_at(&self, shape: Shape, now: Mono) -> Mono {
-        let holds = |gone: &&Gone| {
-            gone.until > now && gone.shape.is_like(shape) && (gone.answer.is_none() || self.repeats(shape.unit, now))
-        };
-        self.gone.iter().filter(holds).map(|gone| gone.until).max().unwrap_or_default().max(self.closed)
+        let holds = self.gone.iter().filter(|gone| gone.shape.is_like(shape) && self.is_open(gone, now));
+        holds.map(|gone| gone.until).max().unwrap_or_default().max(self.closed)
     }
 
     /// Whether a stale answer begins here, and over how many bytes.
     pub(crate) fn take(&mut self, bytes: &[u8], now: Mono) -> Option<usize> {
-        let index = self.gone.iter().position(|gone| {
-            gone.until > now && matches!(rtu::begins(bytes, gone.shape), Here::Whole(length) if length > 0)
-        })?;
-        let gone = self.gone.get_mut(index)?;
-        let Here::Whole(length) = rtu::begins(bytes, gone.shape) else { return None };
-        let (unit, answered) = (gone.shape.unit, gone.answer.is_some());
-        if answered || self.repeats(unit, now) {
-            self.repeater(unit, now);
-        } else {
-            self.gone.swap_remove(index);
+        let whole = |gone: &Gone| match rtu::begins(bytes, gone.shape) {
+            Here::Whole(length) if gone.until > now => bytes.get(..length),
+            _ => None,
+        };
+        // The same bytes once more, else what is still missing, else anything of this shape.
+        let rank = |gone: &Gone, frame: &[u8]| match gone.answer {
+            Some(crc) if crc == rtu::crc_of(frame) => 0,
+            None => 1,
+            Some(_) => 2,
+        };
+        let fits = self.gone.iter_mut().filter_map(|gone| whole(gone).map(|frame| (gone, frame)));
+        let (gone, frame) = fits.min_by_key(|(gone, frame)| (rank(gone, frame), gone.copies))?;
+        match gone.answer {
+            None => gone.answer = Some(rtu::crc_of(frame)),
+            Some(_) => {
+                gone.copies = gone.copies.saturating_add(1);
+                let (unit, copies) = (gone.shape.unit, gone.copies);
+                self.repeater(unit, copies, now);
+            }
         }
-        Some(length)
+        Some(frame.len())
     }
 
     /// Whether an exception to a question of this shape may be another's.
     pub(crate) fn may_refuse(&self, shape: Shape, now: Mono) -> bool {
-        let open = |gone: &Gone| gone.answer.is_none() || self.repeats(shape.unit, now);
-        self.gone.iter().any(|gone| gone.until > now && open(gone) && gone.shape.is_kin(shape))
+        self.gone.iter().any(|gone| self.is_open(gone, now) && gone.shape.is_kin(shape))
     }
 
     /// Whether an answer with this CRC is the copy of the answer to another question of its shape.
@@ -113,12 +135,13 @@ impl Late {
         })
     }
 
-    /// This unit answers twice.
-    pub(crate) fn repeater(&mut self, unit: u8, now: Mono) {
-        self.repeaters.retain(|(its, until)| *its != unit && *until > now);
+    /// This unit has answered once more, so many times to one question.
+    pub(crate) fn repeater(&mut self, unit: u8, copies: u8, now: Mono) {
+        let copies = copies.max(self.copies(unit, now));
+        self.repeaters.retain(|one| one.unit != unit && one.until > now);
         if self.repeaters.is_full() {
             self.repeaters.remove(0);
         }
-        let _ = self.repeaters.push((unit, now + REPEATS_FOR));
+        let _ = self.repeaters.push(Repeater { unit, copies, until: now + REPEATS_FOR });
     }
 }

@@ -49,6 +49,7 @@ impl Bus {
         } else if silent {
             Trouble::Silent
         } else {
+            slot.waiting.get_or_insert(due);
             Trouble::Overdue
         };
         Some(self.fail(index, due, trouble, silent))
@@ -79,12 +80,12 @@ impl Bus {
             Said::All(data) => {
                 let values = decode(&cut_out(&slot.request, part_or_whole), data);
                 split::accept(&mut slot.refused, part_or_whole);
-                slot.open(due).fill(part_or_whole, values);
+                slot.open(due, flight.sent).fill(part_or_whole, values);
             }
-            Said::No(2 | 3) | Said::Less => self.refused(now, index, due, part_or_whole),
+            Said::No(2 | 3) | Said::Less => self.refused(now, index, (due, flight.sent), part_or_whole),
             Said::No(code @ (5 | 6)) => {
                 let ends = due + slot.period;
-                let open = slot.open(due);
+                let open = slot.open(due, flight.sent);
                 let pause = BUSY_PAUSE.saturating_mul(1 << open.busy.min(8));
                 open.busy += 1;
                 if open.busy <= BUSY_TIMES && now + pause < ends {
@@ -99,7 +100,7 @@ impl Bus {
             }
             Said::No(_) if part.is_none() => {}
             Said::No(code) => {
-                let open = slot.open(due);
+                let open = slot.open(due, flight.sent);
                 open.set(part_or_whole, exception_status(code));
                 // The function and the gateway are the other parts' too.
                 while let Some(rest) = (code != 4).then(|| open.queue.pop()).flatten() {
@@ -125,9 +126,9 @@ impl Bus {
     }
 
     /// A block or part was refused.
-    fn refused(&mut self, now: Mono, index: usize, due: Mono, part: Part) {
+    fn refused(&mut self, now: Mono, index: usize, (due, sent): (Mono, Mono), part: Part) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.open(due);
+        slot.open(due, sent);
         let Some(open) = &mut slot.open else { return };
         let stood = slot.refused.iter().filter(|one| one.stands()).count();
         self.counts.splits += u64::from(part.1 - part.0 > 1);
@@ -143,7 +144,9 @@ impl Bus {
         split::prune(&mut slot.refused);
         let at = open.at.unwrap_or(open.due);
         let first = open.samples.first().map_or(Status::CommFail, |sample| sample.status);
-        let one = !first.has_value() && open.samples.iter().all(|sample| sample.status == first);
+        // COMM_FAIL for all is what stands at a due time.
+        let one =
+            !first.has_value() && first != Status::CommFail && open.samples.iter().all(|sample| sample.status == first);
         let outcome = if one { Outcome::All(first) } else { Outcome::Samples(open.samples) };
         Some(self.settle(index, at, outcome))
     }

@@ -146,6 +146,8 @@ fn cut(request: &Request, part: Part) -> u16 {
 pub(crate) struct Open {
     /// When it was due.
     pub(crate) due: Mono,
+    /// When its last question went out.
+    pub(crate) asked: Mono,
     /// When the first answer came, which stamps it.
     pub(crate) at: Option<Mono>,
     pub(crate) samples: Vec<Sample>,
@@ -158,9 +160,10 @@ pub(crate) struct Open {
 impl Open {
     /// Of a request with these refusals. What is left out is NOT_CONFIGURED from the beginning, what is never asked
     /// COMM_FAIL to the end.
-    pub(crate) fn new(due: Mono, request: &Request, refused: &[Refused], queue: Vec<Part>) -> Self {
+    pub(crate) fn new(due: Mono, asked: Mono, request: &Request, refused: &[Refused], queue: Vec<Part>) -> Self {
         let mut open = Self {
             due,
+            asked,
             at: None,
             samples: alloc::vec![Sample::bare(Status::CommFail); request.points.len()],
             queue,

@@ -1,0 +1,378 @@
+//! A serial line: noise, echoes, another master, late and doubled answers, dead slaves, and how fast it goes.
+
+use std::time::Duration;
+
+use tributary_protocols::modbus::config::Framing;
+use tributary_protocols::modbus::plan::Request;
+use tributary_protocols::modbus::register::Table;
+use tributary_protocols::time::Mono;
+
+use crate::plant::{
+    Event, MS, Plant, Question, Random, S, brought_all, data, pack, request, samples, seed, times, truth,
+};
+
+/// Bytes as a bad line hands them on: each changed, doubled or lost with this probability, in millionths.
+fn noisy(bytes: &[u8], millionths: u64, random: &mut Random) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in bytes {
+        if random.below(1_000_000) >= millionths {
+            out.push(*byte);
+            continue;
+        }
+        match random.below(5) {
+            0 => out.extend([*byte, random.byte()]),
+            1 => {}
+            2 => out.push(random.byte()),
+            _ => out.push(byte ^ 1 << random.below(8)),
+        }
+    }
+    out
+}
+
+/// Values that are not the register's.
+fn wrong(plant: &Plant) -> usize {
+    let wrong = |trace: &&tributary_protocols::modbus::bus::Trace| {
+        let (unit, request) = &plant.requests[&trace.request];
+        request
+            .points
+            .iter()
+            .zip(samples(trace, request))
+            .any(|(point, sample)| sample.status.has_value() && sample != truth(*unit, request, point.offset))
+    };
+    plant.traces.iter().filter(wrong).count()
+}
+
+#[test]
+fn what_a_noisy_line_brings_is_true_or_nothing() {
+    let seed = seed(71);
+    let frames = times("TRIBUTARY_FRAMES", 10_000);
+    let (mut undetected, mut asked, mut damaged) = (0, 0, 0);
+    let kinds = [(1_000, false, false), (5_000, true, false), (10_000, false, true), (50_000, true, true), (50_000, false, false)];
+    for (run, (millionths, echo, master)) in (0..).zip(kinds) {
+        let mut random = Random(seed + run);
+        let requests = |unit: u8| {
+            vec![
+                request(Table::Holding, 10 * u16::from(unit), 10, 500),
+                request(Table::Holding, 1_000, 10, 500),
+                request(Table::Input, 5, 4, 500),
+                request(Table::Coil, 0x300, 20, 500),
+            ]
+        };
+        let units: Vec<_> = (1..=4).map(|unit| (unit, requests(unit))).collect();
+        let keys = "serial = '/dev/x'\nbaud = 115200\ntimeout = '60ms'";
+        let mut plant = Plant::new(keys, &units, move |question| {
+            let mut bytes = if echo { question.frame.clone() } else { Vec::new() };
+            if random.below(50) == 0 {
+                bytes.extend((0..random.below(9)).map(|_| random.byte()));
+            }
+            if master && random.below(10) == 0 {
+                // Another master asks another unit, and is answered.
+                let (unit, count) = (20 + u8::try_from(random.below(3)).unwrap(), 1 + u16::try_from(random.below(20)).unwrap());
+                bytes.extend(pack(Framing::Rtu, 0, unit, &[3, 0, 1, 0, u8::try_from(count).unwrap()]));
+                bytes.extend(pack(Framing::Rtu, 0, unit, &data(unit, 3, 1, count)));
+            }
+            if random.below(200) > 0 {
+                bytes.extend(question.pack(&question.good()));
+            }
+            vec![Event::Bytes(MS, noisy(&bytes, millionths, &mut random))]
+        });
+        while (plant.asked.len() as u64) < frames / kinds.len() as u64 {
+            plant.run(10 * S);
+        }
+        undetected += wrong(&plant);
+        asked += plant.asked.len();
+        let good = plant.traces.iter().filter(|trace| brought_all(trace)).count();
+        let status = plant.bus.status(plant.now);
+        damaged += status.crc_errors;
+        println!(
+            "{} of 10^6 bytes ill: {} questions, {good} of {} polls whole, {} CRC errors, {} time-outs, {} echoes, {} foreign",
+            millionths, plant.asked.len(), plant.traces.len(), status.crc_errors, status.timeouts, status.echoes, status.foreign
+        );
+        let least = if millionths > 10_000 { 12 } else { 2 };
+        assert!(good * least > plant.traces.len(), "{good} of {} polls", plant.traces.len());
+        assert_eq!(status.echoes > 0, echo);
+        assert_eq!(status.foreign > 0, master);
+    }
+    println!("{undetected} of {asked} frames wrong, {damaged} damaged");
+    assert!(damaged > 0);
+    assert!(undetected <= 1 + asked / 65_536, "{undetected} of {asked}: more than CRC-16 lets through");
+}
+
+#[test]
+fn a_late_answer_is_never_taken_for_a_fresh_one() {
+    let seed = seed(5);
+    for link in ["serial = '/dev/x'\nbaud = 115200", "rtu_over_tcp = 'h:4001'"] {
+        for (answer_max, units, percent) in [(200, 1, 30), (250, 3, 30), (1_000, 3, 50), (400, 2, 100)] {
+            let mut random = Random(seed + answer_max);
+            let requests = || {
+                let same = |address| request(Table::Holding, address, 5, 200);
+                vec![same(0), same(100), same(200), request(Table::Holding, 300, 6, 200), request(Table::Input, 0, 5, 200)]
+            };
+            let list: Vec<_> = (1..=units).map(|unit| (unit, requests())).collect();
+            let keys = format!("{link}\ntimeout = '100ms'\nanswer_max = '{answer_max}ms'\nprobe_max = '1s'");
+            let mut plant = Plant::new(&keys, &list, move |question| {
+                let late = random.below(100) < percent;
+                let after = if late { random.below(answer_max - 3) } else { 2 };
+                let bytes = match random.below(20) {
+                    0 => question.refusal(2),
+                    _ => question.pack(&question.good()),
+                };
+                vec![Event::Bytes(Duration::from_millis(after), bytes)]
+            });
+            plant.run(600 * S);
+            let traces = plant.check();
+            let status = plant.bus.status(plant.now);
+            let good: usize = traces.values().flatten().filter(|trace| brought_all(trace)).count();
+            println!("{answer_max} ms: {good} of {} polls whole, {} time-outs, {} stale", plant.traces.len(), status.timeouts, status.stale);
+            assert!(status.stale * 4 > status.timeouts, "{status:?}");
+            assert!(good * 200 > plant.traces.len());
+        }
+    }
+}
+
+#[test]
+fn a_doubled_answer_is_never_taken_for_the_next() {
+    let seed = seed(6);
+    for (pause, percent) in [(0, 100), (5, 100), (50, 100), (400, 100), (0, 10), (50, 10), (120, 10), (400, 3)] {
+        let mut random = Random(seed + pause);
+        let same = |address| request(Table::Holding, address, 5, 100);
+        let units = [(1, vec![same(0), same(100), same(200)]), (2, vec![same(0), same(100)])];
+        let keys = "serial = '/dev/x'\nbaud = 115200\ntimeout = '150ms'\nanswer_max = '450ms'";
+        let mut plant = Plant::new(keys, &units, move |question| {
+            let good = question.pack(&question.good());
+            let mut events = vec![Event::Bytes(3 * MS, good.clone())];
+            if random.below(100) < percent {
+                let copies = if pause == 5 { 3 } else { 1 };
+                for copy in 0..copies {
+                    let after = 5 + copy * 4 + random.below(pause + 1);
+                    events.push(Event::Bytes(Duration::from_millis(after), good.clone()));
+                }
+            }
+            events
+        });
+        plant.run(300 * S);
+        let traces = plant.check();
+        let good: usize = traces.values().flatten().filter(|trace| brought_all(trace)).count();
+        println!("{pause} ms, {percent} %: {good} of {} polls whole", plant.traces.len());
+        assert!(good * 12 > plant.traces.len(), "{good} of {}", plant.traces.len());
+        assert!(plant.bus.status(plant.now).stale > 0);
+    }
+}
+
+#[test]
+fn equal_answers_are_no_copies() {
+    // Every register holds 0: the answers to different questions are the same bytes.
+    let same = |address| request(Table::Holding, address, 5, 100);
+    let units = [(1, vec![same(0), same(100), same(200)])];
+    let mut plant = Plant::new("serial = '/dev/x'\nbaud = 115200", &units, |question| {
+        vec![Event::Bytes(3 * MS, question.pack(&[&[3, 10][..], &[0; 10]].concat()))]
+    });
+    plant.run(60 * S);
+    assert!(plant.traces.iter().all(|trace| brought_all(trace)));
+    let out: Duration = plant.bus.status(plant.now).busy;
+    assert!(out < 60 * S * 18 / 100, "{out:?}: the suspicion costs a moment, once");
+}
+
+fn standard(unit: u8) -> (u8, Vec<Request>) {
+    (unit, vec![request(Table::Holding, 0, 40, 1_000), request(Table::Input, 100, 20, 1_000)])
+}
+
+/// What the line needs for the questions that were asked: bytes, silence, and the slave's time.
+fn limit(plant: &Plant, answer: Duration) -> Duration {
+    let one = |question: &Question| {
+        let bytes = question.frame.len() + question.pack(&question.good()).len();
+        plant.character * u32::try_from(bytes).unwrap() + answer + plant.spec.quiet
+    };
+    plant.asked.iter().map(|(_, question)| one(question)).sum()
+}
+
+#[test]
+fn a_full_line_is_used_to_its_physical_limit() {
+    for (baud, answer) in [(9_600, 20), (19_200, 5), (19_200, 30), (115_200, 2)] {
+        // 20 units, 40 requests: more than a second's worth.
+        let units: Vec<_> = (1..=20).map(standard).collect();
+        let answer = Duration::from_millis(answer);
+        let mut plant = Plant::new(&format!("serial = '/dev/x'\nbaud = {baud}"), &units, move |question| {
+            vec![Event::Bytes(answer, question.pack(&question.good()))]
+        });
+        plant.run(60 * S);
+        plant.check();
+        let limit = limit(&plant, answer);
+        let status = plant.bus.status(plant.now);
+        let took = 60.0 / limit.as_secs_f64();
+        println!("{baud} baud, {answer:?}: {took:.4} of the limit; utilisation {}", status.utilisation);
+        if baud < 100_000 {
+            assert!(took <= 1.05, "{took} of the physical limit");
+            let cycle = limit / u32::try_from(plant.asked.len()).unwrap() * 40;
+            let off = status.cycle.as_secs_f64() / cycle.as_secs_f64();
+            assert!((0.97..=1.03).contains(&off), "it says {:?}, it is {cycle:?}", status.cycle);
+        }
+        assert!(status.devices.iter().all(|device| device.answer_mean.abs_diff(answer) < MS / 10), "{status:?}");
+    }
+}
+
+#[test]
+fn three_dead_slaves_of_twenty_leave_the_others_nine_polls_of_ten() {
+    for full in [false, true] {
+        let healthy = |dead: u8| {
+            let period = if full { 500 } else { 2_000 };
+            let units: Vec<_> = (1..=20).map(|unit| (unit, vec![request(Table::Holding, 0, 20, period)])).collect();
+            let mut plant = Plant::new("serial = '/dev/x'\nbaud = 19200\ntimeout = '500ms'", &units, move |question| {
+                match question.unit <= dead {
+                    true => Vec::new(),
+                    false => vec![Event::Bytes(10 * MS, question.pack(&question.good()))],
+                }
+            });
+            plant.run(20 * 60 * S);
+            let traces = plant.check();
+            let of_the_living = traces.iter().filter(|(id, _)| plant.requests[*id].0 > 3).flat_map(|(_, traces)| traces);
+            let good = of_the_living.filter(|trace| brought_all(trace)).count();
+            let lost: Duration = plant.spec.timeout * u32::try_from(plant.bus.status(plant.now).timeouts).unwrap();
+            (good, lost.as_secs_f64() / 1_200.0)
+        };
+        let ((all, _), (some, lost)) = (healthy(0), healthy(3));
+        println!("full: {full}: {some} polls with three dead, {all} without; time-outs took {lost} of the time");
+        assert!(some * 10 >= all * 9, "full: {full}: {some} of {all}");
+        assert!(lost <= 0.11, "{lost}");
+    }
+}
+
+#[test]
+fn a_slave_that_comes_back_is_polled_at_once() {
+    let back = Mono::from_millis(305_000);
+    let units: Vec<_> = (1..=5).map(|unit| (unit, vec![request(Table::Holding, 0, 5, 1_000)])).collect();
+    let dead = std::rc::Rc::new(std::cell::Cell::new(true));
+    let is_dead = std::rc::Rc::clone(&dead);
+    let mut plant = Plant::new("serial = '/dev/x'\ntimeout = '200ms'\nprobe_max = '10s'", &units, move |question| {
+        match question.unit == 3 && is_dead.get() {
+            true => Vec::new(),
+            false => vec![Event::Bytes(5 * MS, question.pack(&question.good()))],
+        }
+    });
+    plant.run(300 * S);
+    dead.set(false);
+    plant.run(60 * S);
+    let traces = plant.check();
+    let first = traces[&102].iter().position(|trace| brought_all(trace)).unwrap();
+    assert!(traces[&102][first].at.since(back) <= 11 * S);
+    assert!(traces[&102][first..].iter().all(|trace| brought_all(trace)), "from then on every poll");
+    let mut runs: Vec<_> = traces[&102].iter().map(|trace| trace.outcome.clone()).take(first).collect();
+    runs.dedup();
+    assert_eq!(runs.len(), 2, "COMM_FAIL, then OUT_OF_SERVICE without a break: {runs:?}");
+    for id in [100, 101, 103, 104] {
+        assert!(traces[&id].iter().all(|trace| brought_all(trace)), "the others miss nothing");
+    }
+}
+
+#[test]
+fn bytes_may_come_in_any_pieces() {
+    let seed = seed(8);
+    for link in ["serial = '/dev/x'\nbaud = 115200", "rtu_over_tcp = 'h:4001'"] {
+        for most in [1, 2, 7, 300] {
+            let mut random = Random(seed + most);
+            let units = [(1, vec![request(Table::Holding, 0, 50, 1_000), request(Table::Coil, 0x300, 20, 1_000)])];
+            let mut plant = Plant::new(link, &units, move |question| {
+                let (mut after, mut events) = (2 * MS, Vec::new());
+                let mut bytes = question.pack(&question.good());
+                while !bytes.is_empty() {
+                    let rest = bytes.split_off(bytes.len().min(1 + usize::try_from(random.below(most)).unwrap()));
+                    let characters = u32::try_from(bytes.len()).unwrap();
+                    events.push(Event::Bytes(after, bytes));
+                    bytes = rest;
+                    after += MS / 10 * characters + Duration::from_micros(random.below(7_000));
+                }
+                events
+            });
+            plant.run(60 * S);
+            let traces = plant.check();
+            assert!(traces.values().flatten().all(|trace| brought_all(trace)), "{link}, pieces of {most}");
+        }
+    }
+}
+
+#[test]
+fn an_echo_that_looks_like_the_answer_is_none() {
+    // 20 bits are three bytes, and so says the address 0x0300: the question is a well-formed answer to itself.
+    for echo in [true, false] {
+        let units = [(1, vec![request(Table::Coil, 0x300, 20, 500)])];
+        let mut plant = Plant::new("serial = '/dev/x'", &units, move |question| {
+            let mut bytes = if echo { question.frame.clone() } else { Vec::new() };
+            bytes.extend(question.pack(&question.good()));
+            vec![Event::Bytes(MS, bytes)]
+        });
+        plant.run(20 * S);
+        assert!(plant.check()[&100].iter().all(|trace| brought_all(trace)));
+        assert_eq!(plant.bus.status(plant.now).echoes > 0, echo);
+    }
+}
+
+#[test]
+fn another_master_that_asks_the_same_makes_the_answer_worthless() {
+    let mut random = Random(seed(9));
+    let units = [(1, vec![request(Table::Holding, 0, 5, 500), request(Table::Holding, 50, 5, 500)])];
+    let mut plant = Plant::new("serial = '/dev/x'\nbaud = 115200", &units, move |question| {
+        let mut bytes = Vec::new();
+        if random.below(3) == 0 {
+            // The other one was faster: its question, its answer, then ours.
+            bytes.extend(pack(Framing::Rtu, 0, 1, &[3, 0, 200, 0, 5]));
+            bytes.extend(pack(Framing::Rtu, 0, 1, &data(1, 3, 200, 5)));
+        }
+        bytes.extend(question.pack(&question.good()));
+        vec![Event::Bytes(MS, bytes)]
+    });
+    plant.run(120 * S);
+    let traces = plant.check();
+    assert!(traces.values().flatten().any(|trace| brought_all(trace)));
+    assert!(plant.bus.status(plant.now).foreign > 20);
+}
+
+#[test]
+fn an_unplugged_adapter_is_nobody_s_fault() {
+    let units: Vec<_> = (1..=3).map(|unit| (unit, vec![request(Table::Holding, 0, 5, 500)])).collect();
+    let mut plant = Plant::new("serial = '/dev/x'\nreconnect_max = '2s'", &units, |question| {
+        vec![Event::Bytes(MS, question.pack(&question.good()))]
+    });
+    plant.run(10 * S);
+    plant.refuse = true;
+    plant.bus.handle_closed(plant.now, "the adapter is gone");
+    plant.run(60 * S);
+    assert!(plant.last(100).iter().all(|sample| sample.status == tributary_protocols::reading::Status::CommFail));
+    plant.refuse = false;
+    plant.run(3 * S);
+    let before = plant.traces.len();
+    plant.run(10 * S);
+    assert!(plant.traces[before..].iter().all(|trace| brought_all(trace)), "all at once, none in quarantine");
+    plant.check();
+}
+
+#[test]
+fn a_connection_is_given_up_between_polls_where_devices_want_it() {
+    let units = [(1, vec![request(Table::Holding, 0, 5, 10_000), request(Table::Input, 0, 5, 10_000)])];
+    for (keys, release) in [("release = true", true), ("release = false", false)] {
+        let mut plant = Plant::new(&format!("tcp = 'h:502'\n{keys}"), &units, |question| {
+            vec![Event::Bytes(MS, question.pack(&question.good()))]
+        });
+        plant.run(100 * S);
+        let traces = plant.check();
+        assert!(traces.values().flatten().all(|trace| brought_all(trace)));
+        let expected = if release { 9..=11 } else { 1..=1 };
+        assert!(expected.contains(&plant.connects), "{} connections", plant.connects);
+        assert_eq!((plant.releases > 0, plant.disconnects), (release, 0));
+    }
+}
+
+#[test]
+fn a_line_that_never_rests_is_asked_all_the_same() {
+    for link in ["serial = '/dev/x'\nbaud = 115200", "rtu_over_tcp = 'h:4001'"] {
+        let units = [(1, vec![request(Table::Holding, 0, 5, 500)])];
+        let mut plant = Plant::new(&format!("{link}\ntimeout = '100ms'"), &units, |question| {
+            // Noise every 3 ms, whether asked or not.
+            let noise = (0..300).map(|n| Event::Bytes(Duration::from_millis(3 * n), vec![0xA7]));
+            noise.chain([Event::Bytes(10 * MS, question.pack(&question.good()))]).collect()
+        });
+        plant.run(60 * S);
+        let traces = plant.check();
+        let good = traces[&100].iter().filter(|trace| brought_all(trace)).count();
+        assert!(good > 100, "{link}: {good}");
+    }
+}
