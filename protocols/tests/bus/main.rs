@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
 mod beside;
-//mod faults;
+mod faults;
 mod plant;
 mod refusals;
 mod serial;

@@ -136,6 +136,8 @@ pub(crate) struct Plant {
     pub(crate) start: Mono,
     pub(crate) requests: BTreeMap<u32, (u8, Request)>,
     pub(crate) line: Line,
+    /// What comes back when a connection is made.
+    pub(crate) greeting: Box<dyn FnMut() -> Vec<Event>>,
     pub(crate) refuse: bool,
     pub(crate) connects: u64,
     pub(crate) disconnects: u64,
@@ -187,6 +189,7 @@ impl Plant {
             start: now,
             requests,
             line: Box::new(line),
+            greeting: Box::new(Vec::new),
             refuse: false,
             connects: 0,
             disconnects: 0,
@@ -240,7 +243,11 @@ impl Plant {
                     self.connects += 1;
                     match self.refuse {
                         true => self.bus.handle_connect_failed(self.now, "refused"),
-                        false => self.bus.handle_connected(self.now),
+                        false => {
+                            self.bus.handle_connected(self.now);
+                            let events = (self.greeting)();
+                            self.expect(self.now, events);
+                        }
                     }
                 }
                 Output::Ask { frame } => self.put(&frame),
@@ -260,17 +267,22 @@ impl Plant {
         let number = self.asked.len() as u64;
         let question = Question { number, frame: frame.to_vec(), transaction, unit, pdu, framing };
         let heard = self.now + self.character * u32::try_from(frame.len()).unwrap();
-        for event in (self.line)(&question) {
+        let events = (self.line)(&question);
+        self.expect(heard, events);
+        self.asked.push((self.now, question));
+    }
+
+    fn expect(&mut self, from: Mono, events: Vec<Event>) {
+        for event in events {
             match event {
                 Event::Bytes(after, bytes) => {
-                    let end = heard + after + self.character * u32::try_from(bytes.len()).unwrap();
+                    let end = from + after + self.character * u32::try_from(bytes.len()).unwrap();
                     self.coming.push((end, Some(bytes)));
                 }
-                Event::Close(after) => self.coming.push((heard + after, None)),
+                Event::Close(after) => self.coming.push((from + after, None)),
             }
         }
         self.coming.sort_by_key(|(at, _)| *at);
-        self.asked.push((self.now, question));
     }
 
     /// The traces of each request, checked: one for each due time, in order, failures stamped by it, values true.

@@ -47,7 +47,13 @@ fn what_a_noisy_line_brings_is_true_or_nothing() {
     let seed = seed(71);
     let frames = times("TRIBUTARY_FRAMES", 10_000);
     let (mut undetected, mut asked, mut damaged) = (0, 0, 0);
-    let kinds = [(1_000, false, false), (5_000, true, false), (10_000, false, true), (50_000, true, true), (50_000, false, false)];
+    let kinds = [
+        (1_000, false, false),
+        (5_000, true, false),
+        (10_000, false, true),
+        (50_000, true, true),
+        (50_000, false, false),
+    ];
     for (run, (millionths, echo, master)) in (0..).zip(kinds) {
         let mut random = Random(seed + run);
         let requests = |unit: u8| {
@@ -67,7 +73,8 @@ fn what_a_noisy_line_brings_is_true_or_nothing() {
             }
             if master && random.below(10) == 0 {
                 // Another master asks another unit, and is answered.
-                let (unit, count) = (20 + u8::try_from(random.below(3)).unwrap(), 1 + u16::try_from(random.below(20)).unwrap());
+                let (unit, count) =
+                    (20 + u8::try_from(random.below(3)).unwrap(), 1 + u16::try_from(random.below(20)).unwrap());
                 bytes.extend(pack(Framing::Rtu, 0, unit, &[3, 0, 1, 0, u8::try_from(count).unwrap()]));
                 bytes.extend(pack(Framing::Rtu, 0, unit, &data(unit, 3, 1, count)));
             }
@@ -86,7 +93,13 @@ fn what_a_noisy_line_brings_is_true_or_nothing() {
         damaged += status.crc_errors;
         println!(
             "{} of 10^6 bytes ill: {} questions, {good} of {} polls whole, {} CRC errors, {} time-outs, {} echoes, {} foreign",
-            millionths, plant.asked.len(), plant.traces.len(), status.crc_errors, status.timeouts, status.echoes, status.foreign
+            millionths,
+            plant.asked.len(),
+            plant.traces.len(),
+            status.crc_errors,
+            status.timeouts,
+            status.echoes,
+            status.foreign
         );
         let least = if millionths > 10_000 { 12 } else { 2 };
         assert!(good * least > plant.traces.len(), "{good} of {} polls", plant.traces.len());
@@ -106,7 +119,13 @@ fn a_late_answer_is_never_taken_for_a_fresh_one() {
             let mut random = Random(seed + answer_max);
             let requests = || {
                 let same = |address| request(Table::Holding, address, 5, 200);
-                vec![same(0), same(100), same(200), request(Table::Holding, 300, 6, 200), request(Table::Input, 0, 5, 200)]
+                vec![
+                    same(0),
+                    same(100),
+                    same(200),
+                    request(Table::Holding, 300, 6, 200),
+                    request(Table::Input, 0, 5, 200),
+                ]
             };
             let list: Vec<_> = (1..=units).map(|unit| (unit, requests())).collect();
             let keys = format!("{link}\ntimeout = '100ms'\nanswer_max = '{answer_max}ms'\nprobe_max = '1s'");
@@ -123,7 +142,12 @@ fn a_late_answer_is_never_taken_for_a_fresh_one() {
             let traces = plant.check();
             let status = plant.bus.status(plant.now);
             let good: usize = traces.values().flatten().filter(|trace| brought_all(trace)).count();
-            println!("{answer_max} ms: {good} of {} polls whole, {} time-outs, {} stale", plant.traces.len(), status.timeouts, status.stale);
+            println!(
+                "{answer_max} ms: {good} of {} polls whole, {} time-outs, {} stale",
+                plant.traces.len(),
+                status.timeouts,
+                status.stale
+            );
             assert!(status.stale * 4 > status.timeouts, "{status:?}");
             assert!(good * 200 > plant.traces.len());
         }
@@ -214,22 +238,25 @@ fn a_full_line_is_used_to_its_physical_limit() {
 #[test]
 fn three_dead_slaves_of_twenty_leave_the_others_nine_polls_of_ten() {
     for full in [false, true] {
-        let healthy = |dead: u8| {
-            let period = if full { 500 } else { 2_000 };
-            let units: Vec<_> = (1..=20).map(|unit| (unit, vec![request(Table::Holding, 0, 20, period)])).collect();
-            let mut plant = Plant::new("serial = '/dev/x'\nbaud = 19200\ntimeout = '500ms'", &units, move |question| {
-                match question.unit <= dead {
-                    true => Vec::new(),
-                    false => vec![Event::Bytes(10 * MS, question.pack(&question.good()))],
-                }
-            });
-            plant.run(20 * 60 * S);
-            let traces = plant.check();
-            let of_the_living = traces.iter().filter(|(id, _)| plant.requests[*id].0 > 3).flat_map(|(_, traces)| traces);
-            let good = of_the_living.filter(|trace| brought_all(trace)).count();
-            let lost: Duration = plant.spec.timeout * u32::try_from(plant.bus.status(plant.now).timeouts).unwrap();
-            (good, lost.as_secs_f64() / 1_200.0)
-        };
+        let healthy =
+            |dead: u8| {
+                let period = if full { 500 } else { 2_000 };
+                let units: Vec<_> = (1..=20).map(|unit| (unit, vec![request(Table::Holding, 0, 20, period)])).collect();
+                let mut plant =
+                    Plant::new("serial = '/dev/x'\nbaud = 19200\ntimeout = '500ms'", &units, move |question| {
+                        match question.unit <= dead {
+                            true => Vec::new(),
+                            false => vec![Event::Bytes(10 * MS, question.pack(&question.good()))],
+                        }
+                    });
+                plant.run(20 * 60 * S);
+                let traces = plant.check();
+                let of_the_living =
+                    traces.iter().filter(|(id, _)| plant.requests[*id].0 > 3).flat_map(|(_, traces)| traces);
+                let good = of_the_living.filter(|trace| brought_all(trace)).count();
+                let lost: Duration = plant.spec.timeout * u32::try_from(plant.bus.status(plant.now).timeouts).unwrap();
+                (good, lost.as_secs_f64() / 1_200.0)
+            };
         let ((all, _), (some, lost)) = (healthy(0), healthy(3));
         println!("full: {full}: {some} polls with three dead, {all} without; time-outs took {lost} of the time");
         assert!(some * 10 >= all * 9, "full: {full}: {some} of {all}");
