@@ -120,7 +120,7 @@ async fn each_fault_every_time_is_what_it_is() -> Result<(), Wrong> {
         let statuses = || polls.iter().flatten().map(|(_, _, status, _)| *status);
         let fits = match fault.outcome() {
             Outcome::Value => statuses().all(|status| status == Status::Good),
-            Outcome::Refusal if fault == Fault::Exception(2) => {
+            Outcome::Refusal if matches!(fault, Fault::Exception(2 | 3)) => {
                 statuses().any(|status| status == Status::NotConfigured)
             }
             Outcome::Refusal => statuses().any(|status| status == Status::DeviceError),

@@ -21,7 +21,22 @@ const PURE: [Pure; 3] = [
     Pure {
         package: "tributary-protocols",
         folder: "protocols",
-        may_link: &["serde", "serde_core", "serde_json", "itoa", "memchr", "zmij", "thiserror"],
+        may_link: &[
+            "serde",
+            "serde_core",
+            "serde_json",
+            "itoa",
+            "memchr",
+            "zmij",
+            "thiserror",
+            // frames: their CRC and their buffers
+            "crc",
+            "crc-catalog",
+            "heapless",
+            "hash32",
+            "byteorder",
+            "stable_deref_trait",
+        ],
     },
     Pure {
         package: "tributary-proto",

@@ -254,6 +254,7 @@ fn word(status: i64) -> &'static str {
         5 => "partial",
         16 => "COMM FAIL",
         17 => "DEVICE",
+        18 => "NOT ASKED",
         _ => "other",
     }
 }

@@ -32,6 +32,11 @@ impl Silence {
         self.probe_at.is_some_and(|at| now < at)
     }
 
+    /// If it is silent, it may be probed now.
+    pub(crate) fn probe_now(&mut self, now: Mono) {
+        self.probe_at = self.probe_at.map(|at| at.min(now));
+    }
+
     pub(crate) fn answered(&mut self) {
         *self = Self::default();
     }

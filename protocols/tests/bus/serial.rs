@@ -373,6 +373,32 @@ fn an_unplugged_adapter_is_nobody_s_fault() {
 }
 
 #[test]
+fn units_that_went_silent_before_the_line_went_are_asked_at_once_when_it_is_back() {
+    let units: Vec<_> = (1..=3).map(|unit| (unit, vec![request(Table::Holding, 0, 5, 500)])).collect();
+    let dead = std::rc::Rc::new(std::cell::Cell::new(false));
+    let is_dead = std::rc::Rc::clone(&dead);
+    let mut plant = Plant::new("serial = '/dev/x'\ntimeout='200ms'\nreconnect_max = '2s'", &units, move |question| {
+        match is_dead.get() {
+            true => Vec::new(),
+            false => vec![Event::Bytes(MS, question.pack(&question.good()))],
+        }
+    });
+    plant.run(10 * S);
+    dead.set(true);
+    plant.run(120 * S);
+    plant.refuse = true;
+    plant.bus.handle_closed(plant.now, "the adapter is gone");
+    plant.run(60 * S);
+    plant.refuse = false;
+    dead.set(false);
+    plant.run(3 * S);
+    let before = plant.traces.len();
+    plant.run(5 * S);
+    assert!(plant.traces[before..].iter().all(|trace| brought_all(trace)));
+    plant.check();
+}
+
+#[test]
 fn a_connection_is_given_up_between_polls_where_devices_want_it() {
     let units = [(1, vec![request(Table::Holding, 0, 5, 10_000), request(Table::Input, 0, 5, 10_000)])];
     for (keys, release) in [("release = true", true), ("release = false", false)] {

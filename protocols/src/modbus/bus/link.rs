@@ -11,6 +11,9 @@ use crate::time::Mono;
 /// Nothing due for so long: a connection that is to be released is.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
+/// A connection that was away for so long may have been the reason why units were silent.
+const LOST_LONG: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     Down { retry_at: Mono },
@@ -22,6 +25,12 @@ impl Bus {
     /// There is a connection.
     pub fn handle_connected(&mut self, now: Mono) {
         self.link = Link::Up;
+        if self.lost_at.take().is_some_and(|at| now.since(at) >= LOST_LONG) {
+            // They may have been silent because something between us was going to fail.
+            for unit in &mut self.units {
+                unit.silence.probe_now(now);
+            }
+        }
         self.buffer.clear();
         self.free_at = self.free_at.max(now + self.connect_delay);
         self.noisy_since = None;
@@ -34,6 +43,7 @@ impl Bus {
     /// There is none, because of `error`.
     pub fn handle_connect_failed(&mut self, now: Mono, error: &str) {
         self.counts.errors += 1;
+        self.lost_at.get_or_insert(now);
         self.reconnect.failed();
         self.connection_error = Some(error.into());
         self.last_error = Some(Trouble::NoConnection);
@@ -45,6 +55,7 @@ impl Bus {
     pub fn handle_closed(&mut self, now: Mono, error: &str) {
         if self.link == Link::Up {
             self.connection_error = Some(error.into());
+            self.lost_at.get_or_insert(now);
             self.lose(now, Trouble::Closed);
         }
     }
