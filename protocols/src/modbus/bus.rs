@@ -181,8 +181,18 @@ struct Flight {
     echoed: bool,
     /// Whether the answer came and was damaged.
     damaged: bool,
-    /// Since when, and until when, an answer is kept that may be a copy of an earlier one.
-    kept: Option<(Mono, Mono)>,
+    /// What came may be an earlier answer once more.
+    kept: Option<Kept>,
+}
+
+/// An answer that equals the one to another question, and is believed if nothing else comes.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// When it came.
+    at: Mono,
+    until: Mono,
+    /// How often it came.
+    copies: u64,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -219,10 +219,10 @@ fn each_fault_costs_polls_but_no_truth_and_is_over_when_it_is_over() {
         while plant.traces.len() < polls {
             on.set(true);
             plant.run(4 * S);
-            let status = plant.bus.status(plant.now);
             on.set(false);
             // The poll that is out, the next connection, and one poll.
             plant.run(600 * MS);
+            let status = plant.bus.status(plant.now);
             let silent = status.devices.iter().any(|device| device.state == DeviceState::Silent);
             let aside = !status.devices.iter().all(|device| device.unsupported.is_empty());
             if aside {

@@ -149,7 +149,7 @@ fn a_late_answer_is_never_taken_for_a_fresh_one() {
                 status.stale
             );
             assert!(status.stale * 4 > status.timeouts, "{status:?}");
-            assert!(good * 200 > plant.traces.len());
+            assert!(good > 100, "{good} of {}", plant.traces.len());
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use core::time::Duration;
 
-use super::{Bus, Flight, Link, What};
+use super::{Bus, Flight, Kept, Link, What};
 use crate::modbus::config::Framing;
 use crate::modbus::frame::rtu::{self, Here};
 use crate::modbus::frame::{self, Doubt, Expect, MAX_FRAME, Said};
@@ -163,8 +163,8 @@ impl Bus {
     fn look(&mut self, now: Mono, mut flight: Flight) {
         let all = core::mem::take(&mut self.buffer);
         let mut at = 0;
-        // An answer that may be a copy, and where it ends.
-        let mut kept = None;
+        // Answers that may be an earlier one once more.
+        let mut copies = 0;
         // Everything before this is done with.
         let mut done = 0;
         while let Some(rest) = all.get(at..).filter(|rest| !rest.is_empty()) {
@@ -181,19 +181,18 @@ impl Bus {
                     let refusal = rest.get(1).is_some_and(|function| function & 0x80 != 0);
                     if refusal && self.late.may_refuse(flight.shape, now) {
                         self.counts.stale += 1;
-                        let _ = self.late.take(rest, now);
-                    } else if kept.is_none() && !refusal && self.is_copy(&flight, rest.get(..length), now) {
-                        kept = Some((at, length));
+                    } else if !refusal && self.is_copy(&flight, rest.get(..length), now) {
+                        copies += 1;
                     } else {
-                        if kept.is_some() {
-                            // Two answers to one question: the first was an earlier one's copy.
-                            self.counts.stale += 1;
+                        if copies > 0 {
+                            // What came before was an earlier answer once more.
+                            self.counts.stale += copies;
                             self.late.repeater(flight.shape.unit, 1, now);
                         }
                         return self.take(now, flight, rest.get(..length).unwrap_or_default());
                     }
                     at += length;
-                    done = if kept.is_some() { done } else { at };
+                    done = if copies > 0 { done } else { at };
                     continue;
                 }
                 Here::Damaged => flight.damaged = true,
@@ -202,7 +201,7 @@ impl Bus {
             if let Some(length) = self.late.take(rest, now) {
                 self.counts.stale += 1;
                 at += length;
-                done = if kept.is_some() { done } else { at };
+                done = if copies > 0 { done } else { at };
                 continue;
             }
             if let Some(shape) = rtu::foreign_question(rest).filter(|_| !rest.starts_with(&self.question)) {
@@ -214,7 +213,7 @@ impl Bus {
                     return self.fail_in_doubt(now, Doubt::Master, true);
                 }
                 at += 8;
-                done = if kept.is_some() { done } else { at };
+                done = if copies > 0 { done } else { at };
                 continue;
             }
             if at == done
@@ -226,14 +225,18 @@ impl Bus {
             }
             at += 1;
         }
-        if kept.is_some() && flight.kept.is_none() {
-            let unit = self.units.iter().find(|unit| unit.unit == flight.shape.unit);
-            let usual = unit.map_or(Duration::ZERO, |unit| unit.times.mean * 2);
-            flight.kept = Some((now, (now + self.settle.max(usual)).min(flight.until)));
-        }
+        flight.kept = match flight.kept {
+            None if copies > 0 => {
+                let unit = self.units.iter().find(|unit| unit.unit == flight.shape.unit);
+                let usual = unit.map_or(Duration::ZERO, |unit| unit.times.mean * 2);
+                let until = (now + self.settle.max(usual)).min(flight.until);
+                Some(Kept { at: now, until, copies })
+            }
+            kept => kept.map(|kept| Kept { copies, ..kept }),
+        };
         self.flight = Some(flight);
         self.buffer = all;
-        if kept.is_none() {
+        if copies == 0 {
             self.forget(done);
         }
     }
@@ -250,9 +253,7 @@ impl Bus {
 
     fn is_copy(&self, flight: &Flight, frame: Option<&[u8]>, now: Mono) -> bool {
         let trusted = self.units.iter().any(|unit| unit.unit == flight.shape.unit && unit.times.twins);
-        let crc = frame.map_or(0, rtu::crc_of);
-        flight.kept.is_none() && !trusted && self.late.is_copy(flight.shape, flight.key, crc, now)
-            || flight.kept.is_some()
+        !trusted && self.late.is_copy(flight.shape, flight.key, frame.map_or(0, rtu::crc_of), now)
     }
 
     /// The frame that answers the question.
@@ -304,8 +305,8 @@ impl Bus {
     /// When the question that is out is given up, or what came is judged.
     pub(super) fn flight_ends(&self, flight: &Flight) -> Mono {
         let mut ends = flight.until;
-        if let Some((_, kept_until)) = flight.kept {
-            ends = ends.min(kept_until);
+        if let Some(kept) = flight.kept {
+            ends = ends.min(kept.until);
         }
         if flight.damaged || self.may_have_ended(flight) {
             ends = ends.min(self.heard_at + self.settle);
@@ -327,9 +328,15 @@ impl Bus {
     /// The question that is out has come to its end, by time or by silence.
     pub(super) fn handle_deadline(&mut self, now: Mono) {
         let Some(flight) = self.flight else { return };
-        if let Some((at, _)) = flight.kept {
+        if let Some(Kept { at, copies, .. }) = flight.kept {
+            if copies > 1 {
+                // One of them is too many, and which cannot be told.
+                self.counts.stale += copies;
+                self.late.repeater(flight.shape.unit, 1, now);
+                return self.fail_in_doubt(now, Doubt::Unasked, true);
+            }
             // No other answer followed: it is no copy.
-            return self.take_kept(at.max(self.free_at), flight);
+            return self.take_kept(at, flight);
         }
         if self.framing == Framing::Rtu && flight.until > now {
             if self.may_have_ended(&flight)

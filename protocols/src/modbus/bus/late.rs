@@ -8,12 +8,13 @@
 //!    is asked: others may be, another shape or another unit. So whatever has the shape of the question that is out is
 //!    not the late answer; the late answer has a shape that is remembered, and is passed over.
 //! 3. An exception has no byte count: where another question to the same unit and function may still be answered, an
-//!    exception says nothing and is passed over.
+//!    exception says nothing, settles nothing, and is passed over.
 //! 4. An answer whose header and length were there and whose CRC was wrong was the answer: nothing more will come.
 //! 5. Some slaves, and lines with repeaters, answer twice. A second copy is seen when it comes while nothing of its
 //!    shape is out; from then on, for ten minutes, every answer of that unit holds its shape back until as many copies
 //!    have come as ever did, or until `answer_max`. Before that is known, an answer that equals, to the byte, the one to
-//!    another question of that shape is kept for a moment: if another follows, that one is the answer.
+//!    another question of that shape is kept for a moment: if a different one follows, that is the answer; if the same
+//!    follows, none is.
 //!
 //! What is left: a slave that exceeds `answer_max`, a second master that asks the same unseen, a first doubled answer
 //! that comes later than the moment of rule 5.
@@ -104,17 +105,22 @@ impl Late {
             Here::Whole(length) if gone.until > now => bytes.get(..length),
             _ => None,
         };
-        // The same bytes once more, else what is still missing, else anything of this shape.
-        let rank = |gone: &Gone, frame: &[u8]| match gone.answer {
-            Some(crc) if crc == rtu::crc_of(frame) => 0,
-            None => 1,
-            Some(_) => 2,
-        };
-        let fits = self.gone.iter_mut().filter_map(|gone| whole(gone).map(|frame| (gone, frame)));
-        let (gone, frame) = fits.min_by_key(|(gone, frame)| (rank(gone, frame), gone.copies))?;
-        match gone.answer {
-            None => gone.answer = Some(rtu::crc_of(frame)),
-            Some(_) => {
+        let frame = self.gone.iter().find_map(whole)?;
+        if frame.get(1).is_some_and(|function| function & 0x80 != 0) {
+            // Whose it is cannot be told: nothing is settled by it.
+            return Some(frame.len());
+        }
+        let crc = rtu::crc_of(frame);
+        let fits = |gone: &&mut Gone| gone.until > now && rtu::begins(bytes, gone.shape) == Here::Whole(frame.len());
+        let again = self.gone.iter().any(|gone| gone.answer == Some(crc) && whole(gone).is_some());
+        match self.gone.iter_mut().filter(fits).find(|gone| gone.answer.is_none()) {
+            // What is still missing, or an earlier answer once more: it stays missing.
+            Some(_) if again => {}
+            Some(gone) => gone.answer = Some(crc),
+            None => {
+                // The same bytes once more, else anything of this shape.
+                let rank = |gone: &&mut Gone| (gone.answer != Some(crc), gone.copies);
+                let gone = self.gone.iter_mut().filter(fits).min_by_key(rank)?;
                 gone.copies = gone.copies.saturating_add(1);
                 let (unit, copies) = (gone.shape.unit, gone.copies);
                 self.repeater(unit, copies, now);
