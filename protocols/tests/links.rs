@@ -5,6 +5,7 @@
 //! unplugging, is real.
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
+#[allow(dead_code, reason = "no chance is needed here")]
 mod support;
 
 use std::future::{Ready, ready};
@@ -24,7 +25,7 @@ use tokio_modbus::prelude::{ExceptionCode, Request, Response, SlaveRequest};
 use tokio_modbus::server;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
-use tributary_protocols::modbus::bus::{AskError, Bus, BusDevice, Memory};
+use tributary_protocols::modbus::bus::{AskError, Bus, BusDevice};
 use tributary_protocols::modbus::config::{resolve, resolve_bus};
 use tributary_protocols::modbus::driver::{self, Ask, Tls, Wires};
 use tributary_protocols::modbus::plan::plan;
@@ -135,7 +136,7 @@ fn start(link: &str, tls: Option<Tls>, units: &[u8]) -> Rig {
     let (polls, brought) = mpsc::channel(1_024);
     let (asks, asked) = mpsc::channel(4);
     let (tell, status) = watch::channel(BusStatus::default());
-    let (memory, _) = watch::channel(Memory::default());
+    let (memory, _) = mpsc::unbounded_channel();
     let (stop, shutdown) = watch::channel(false);
     let wires = Wires { polls, asks: asked, status: tell, memory, shutdown };
     let task = tokio::spawn(driver::run(spec, bus, tls, clock, wires));

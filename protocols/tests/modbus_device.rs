@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_modbus::prelude::{ExceptionCode, SlaveRequest};
-use tributary_protocols::modbus::bus::{Bus, BusDevice, Memory};
+use tributary_protocols::modbus::bus::{Bus, BusDevice};
 use tributary_protocols::modbus::config::{Device, resolve, resolve_bus};
 use tributary_protocols::modbus::driver::{self, Wires};
 use tributary_protocols::modbus::plan::{Request, plan};
@@ -88,7 +88,7 @@ fn start_with(endpoint: &str, keys: &str, configured: &[Device], capacity: usize
     let (status_sender, status) = watch::channel(BusStatus::default());
     let (stop, stopped) = watch::channel(false);
     let (_, asks) = mpsc::channel(1);
-    let (memory, _) = watch::channel(Memory::default());
+    let (memory, _) = mpsc::unbounded_channel();
     let wires = Wires { polls: poll_sender, asks, status: status_sender, memory, shutdown: stopped };
     let task = tokio::spawn(driver::run(spec, bus, None, clock, wires));
     Rig { polls, status, stop, task, requests }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tributary::clock::SystemClock;
-use tributary_protocols::modbus::bus::{Bus, BusDevice, Memory};
+use tributary_protocols::modbus::bus::{Bus, BusDevice};
 use tributary_protocols::modbus::status::BusStatus;
 use tributary_protocols::modbus::{config, driver, plan};
 use tributary_protocols::reading::{Outcome as Brought, Poll, Status};
@@ -63,7 +63,7 @@ async fn polls(plan: Plan, polls: usize) -> Result<(Vec<Answers>, Record), Wrong
     let (sender, mut receiver) = mpsc::channel(64);
     let status = watch::channel(BusStatus::default()).0;
     let (_running, shutdown) = watch::channel(false);
-    let (asks, memory) = (mpsc::channel(1).1, watch::channel(Memory::default()).0);
+    let (asks, memory) = (mpsc::channel(1).1, mpsc::unbounded_channel().0);
     let wires = driver::Wires { polls: sender, asks, status, memory, shutdown };
     let task = tokio::spawn(driver::run(spec, bus, None, clock, wires));
     let mut brought = Vec::new();

@@ -5,13 +5,15 @@
 //! meanwhile is said as such. Nothing here decides anything about a reading.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::ring;
 use tokio::sync::{mpsc, watch};
 use tributary_core::model::PointKey;
 use tributary_core::pipeline::{self, Now, Pipeline, Receipt};
-use tributary_protocols::modbus::bus::{ASKS, Bus, Memory};
+use tributary_protocols::modbus::bus::{ASKS, Bus};
 use tributary_protocols::modbus::config::{BusSpec, Link};
 use tributary_protocols::modbus::driver::{self as modbus, Ask};
 use tributary_protocols::modbus::status::BusStatus;
@@ -21,6 +23,8 @@ use tributary_protocols::time::{Clock, Mono};
 
 use crate::clock::SystemClock;
 use crate::config::{BrokerSource, BusSource, TlsVersion};
+use crate::memory;
+use crate::socket::{self, Watched};
 use crate::tls;
 
 /// Polls that may wait for the pipeline.
@@ -34,6 +38,19 @@ pub struct Message {
     arrival: Arrival,
 }
 
+impl Message {
+    /// For those who watch.
+    pub fn watched(&self) -> impl Iterator<Item = Watched> {
+        self.arrival.readings.iter().map(|reading| Watched::Message {
+            broker: u32::try_from(self.broker).unwrap_or(u32::MAX),
+            rule: reading.rule,
+            point: reading.name.to_string(),
+            at: reading.at.as_millis(),
+            sample: socket::watched(&reading.sample),
+        })
+    }
+}
+
 /// What the drivers say.
 pub struct Facts {
     /// Due polls that came to their end, with the moment.
@@ -45,9 +62,18 @@ pub struct Facts {
 struct BusLine {
     /// For each device of the bus its place in the model.
     keys: Vec<u32>,
+    planned: Planned,
     status: watch::Receiver<BusStatus>,
     asks: mpsc::Sender<Ask>,
-    memory: watch::Receiver<Memory>,
+}
+
+/// What the plan expects of a bus.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned {
+    /// Share of the time.
+    pub utilisation: f64,
+    /// One round of all requests.
+    pub cycle: Duration,
 }
 
 struct BrokerLine {
@@ -70,7 +96,12 @@ pub struct Field {
 impl Field {
     /// Starts every driver as a task of the runtime.
     #[must_use]
-    pub fn start(buses: Vec<BusSource>, brokers: Vec<BrokerSource>, clock: SystemClock) -> (Self, Facts) {
+    pub fn start(
+        buses: Vec<BusSource>,
+        brokers: Vec<BrokerSource>,
+        state_dir: &Path,
+        clock: SystemClock,
+    ) -> (Self, Facts) {
         let clock: Arc<dyn Clock> = Arc::new(clock);
         let (stop, stopped) = watch::channel(false);
         let (poll_sender, polls) = mpsc::channel(POLLS);
@@ -79,20 +110,28 @@ impl Field {
             Self { buses: Vec::new(), brokers: Vec::new(), waiting: BTreeMap::new(), next_receipt: 0, stop };
         // One start for all, so that buses whose phases agree are woken together.
         let start = clock.mono();
+        let memory_file = memory::path(state_dir);
+        let mut memories = memory::load(&memory_file);
+        memories.retain(|name, _| buses.iter().any(|bus| bus.spec.name == *name));
+        let (learn, learnt) = mpsc::unbounded_channel();
+        tokio::spawn(memory::keep(memory_file, memories.clone(), learnt));
         for source in buses {
             let (tell, status) = watch::channel(BusStatus { name: source.spec.name.clone(), ..BusStatus::default() });
-            let bus = Bus::new(&source.spec, source.devices, start, fastrand::u64(..));
+            let mut bus = Bus::new(&source.spec, source.devices, start, fastrand::u64(..));
+            if let Some(memory) = memories.get(&source.spec.name) {
+                bus.remember(start, memory);
+            }
             let (asks, asked) = mpsc::channel(ASKS);
-            let (learn, memory) = watch::channel(Memory::default());
             let wires = modbus::Wires {
                 polls: poll_sender.clone(),
                 asks: asked,
                 status: tell,
-                memory: learn,
+                memory: learn.clone(),
                 shutdown: stopped.clone(),
             };
             tokio::spawn(modbus::run(source.spec.clone(), bus, modbus_tls(&source.spec), Arc::clone(&clock), wires));
-            field.buses.push(BusLine { keys: source.keys, status, asks, memory });
+            let planned = Planned { utilisation: source.forecast.utilisation, cycle: source.forecast.cycle };
+            field.buses.push(BusLine { keys: source.keys, planned, status, asks });
         }
         for (broker, source) in brokers.into_iter().enumerate() {
             let (tell, status) =
@@ -152,9 +191,16 @@ impl Field {
         }
     }
 
-    /// Every bus, with the places of its devices in the model.
-    pub fn buses(&self) -> impl Iterator<Item = (watch::Ref<'_, BusStatus>, &[u32])> {
-        self.buses.iter().map(|line| (line.status.borrow(), line.keys.as_slice()))
+    /// Where the bus of that name takes questions beside the schedule.
+    #[must_use]
+    pub fn asks(&self, bus: &str) -> Option<mpsc::Sender<Ask>> {
+        let line = self.buses.iter().find(|line| line.status.borrow().name == bus)?;
+        Some(line.asks.clone())
+    }
+
+    /// Every bus, with the places of its devices in the model, and what was planned.
+    pub fn buses(&self) -> impl Iterator<Item = (watch::Ref<'_, BusStatus>, &[u32], Planned)> {
+        self.buses.iter().map(|line| (line.status.borrow(), line.keys.as_slice(), line.planned))
     }
 
     /// Every broker, with its place in the model.

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tributary_core::pipeline::{self, Now, Output, Pipeline};
 use tributary_core::store::{Store, StoreCommand, StoreError, StoreReply};
+use tributary_protocols::reading::Poll;
 use tributary_protocols::time::{Clock, Mono};
 
 use crate::clock::{QualityWatch, StepDetector, SystemClock, TimeQuality};
@@ -26,7 +27,8 @@ use crate::config::Config;
 use crate::field::{self, Field};
 use crate::mqtt::{Wire, WireEvent};
 use crate::notices::Notices;
-use crate::status::{self, Ask};
+use crate::socket::{self, WATCHED, Watched, Wish};
+use crate::status;
 use crate::store::thread::{Refused, STUCK, StoreThread};
 use crate::store::{Reserve, SledStore};
 
@@ -119,7 +121,7 @@ pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let found = store.recover().map_err(spool_error)?;
     let socket = config.agent.socket();
     let listener =
-        status::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
+        socket::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
     let mut agent = Agent::new(config, clock, store, found)?;
     let outcome = agent.run(listener, shutdown).await;
     let _ = std::fs::remove_file(&socket);
@@ -142,6 +144,8 @@ struct Agent {
     facts: field::Facts,
     notices: Notices,
     status: status::Source,
+    /// Takes readings for those who watch.
+    watched: broadcast::Sender<Arc<Watched>>,
     last_look: Mono,
     goodbye: bool,
 }
@@ -172,7 +176,7 @@ impl Agent {
         let (wire, wire_events) = Wire::new(&config.agent, &config.uplink, endpoint);
         let pipeline = Pipeline::new(core, config.model, found, now)?;
         let (store, replies) = StoreThread::spawn(store, Arc::new(clock), COMMANDS)?;
-        let (field, facts) = Field::start(config.buses, config.brokers, clock);
+        let (field, facts) = Field::start(config.buses, config.brokers, &config.agent.state_dir, clock);
         let mut agent = Self {
             clock,
             quality: QualityWatch::new(&config.agent.time_sync),
@@ -187,6 +191,7 @@ impl Agent {
             facts,
             notices: Notices::default(),
             status,
+            watched: broadcast::channel(WATCHED).0,
             last_look: mono,
             goodbye: false,
         };
@@ -219,8 +224,8 @@ impl Agent {
     }
 
     async fn run(&mut self, listener: UnixListener, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let (asks, mut asked) = mpsc::channel::<Ask>(8);
-        tokio::spawn(status::serve(listener, asks));
+        let (wishes, mut wished) = mpsc::channel::<Wish>(8);
+        tokio::spawn(socket::serve(listener, wishes));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
         let mut shutdown = std::pin::pin!(shutdown);
@@ -266,13 +271,10 @@ impl Agent {
                     None => polling = false,
                 },
                 message = self.facts.messages.recv(), if listening => match message {
-                    Some(message) => { let now = self.now(); self.field.take(now, message, &mut self.pipeline); }
+                    Some(message) => self.take_message(message),
                     None => listening = false,
                 },
-                Some(ask) = asked.recv() => {
-                    let now = self.now();
-                    let _ = ask.send(self.status.status(now, &self.pipeline, &self.field));
-                }
+                Some(wish) = wished.recv() => self.grant(wish),
                 () = &mut shutdown, if drivers_end.is_none() => {
                     tracing::info!("stopping");
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -311,12 +313,45 @@ impl Agent {
         Ok(())
     }
 
-    fn take_polls(&mut self, first: tributary_protocols::reading::Poll) {
+    fn take_polls(&mut self, first: Poll) {
         let now = self.now();
+        self.show(|| Watched::from(&first));
         self.pipeline.handle_poll(now, &first);
         for _ in 1..AT_ONCE {
             let Ok((_, poll)) = self.facts.polls.try_recv() else { break };
+            self.show(|| Watched::from(&poll));
             self.pipeline.handle_poll(now, &poll);
+        }
+    }
+
+    fn take_message(&mut self, message: field::Message) {
+        let now = self.now();
+        for watched in message.watched().take(if self.watched.receiver_count() > 0 { usize::MAX } else { 0 }) {
+            self.show(|| watched);
+        }
+        self.field.take(now, message, &mut self.pipeline);
+    }
+
+    /// For those who watch, if somebody does.
+    fn show(&self, watched: impl FnOnce() -> Watched) {
+        if self.watched.receiver_count() > 0 {
+            let _ = self.watched.send(Arc::new(watched()));
+        }
+    }
+
+    /// Who asked may be gone by now: then nothing is sent.
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Status(reply) => {
+                let now = self.now();
+                let _ = reply.send(self.status.status(now, &self.pipeline, &self.field));
+            }
+            Wish::Bus(name, reply) => {
+                let _ = reply.send(self.field.asks(&name));
+            }
+            Wish::Watch(reply) => {
+                let _ = reply.send(self.watched.subscribe());
+            }
         }
     }
 

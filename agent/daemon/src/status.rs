@@ -1,41 +1,18 @@
-//! What the running agent says of itself, and the Unix socket over which it says it.
+//! What the running agent says of itself.
 //!
-//! One connection, one JSON object, then the end of the stream. Nothing is read from a client, so nothing can be
-//! asked wrongly. [`serve`] asks the owner of the state for a fresh [`Status`] over a channel: no copy is kept and no
-//! lock is held.
-//!
-//! Limits: [`CLIENTS`] connections at a time, [`PATIENCE`] for each; a path of 107 bytes (checked with the
-//! configuration); the socket has mode 0600, and the folder around it decides who may reach it at all.
+//! A [`Source`] puts a [`Status`] together from those who know, whenever one is wanted; no copy is kept. `socket.rs` hands
+//! it out.
 
 mod source;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream as ClientStream;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
 
 use crate::clock::TimeQuality;
 use crate::config::AckMode;
 
 pub use source::Source;
-
-/// Most connections served at a time; more wait.
-const CLIENTS: usize = 8;
-
-/// How long the owner may take to answer, and a client to take the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Largest answer a client takes: 10,000 devices of some 200 bytes, and room.
-const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// The state of the agent, in the words of `AgentStatus.State`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,16 +138,38 @@ pub struct Bus {
     pub name: String,
     /// Share of the time in which a request was out, 0 to 1.
     pub utilisation: f64,
+    /// What the plan expects of it, 0 to 1 and above.
+    pub planned_utilisation: f64,
+    /// How long it takes to ask everything once, in ms.
+    pub cycle_ms: f64,
+    /// The same as the plan expects it.
+    pub planned_cycle_ms: f64,
     /// Requests sent.
     pub requests: u64,
+    /// Requests a second.
+    pub requests_per_second: f64,
     /// Requests without an answer in time.
     pub timeouts: u64,
+    /// Due polls that were not sent: overdue, without a connection, or to a silent device.
+    pub missed: u64,
+    /// Answers that could not be trusted, and connections refused or lost in mid-request.
+    pub errors: u64,
+    /// Answers whose checksum was wrong, or that ended in the middle.
+    pub crc_errors: u64,
+    /// Late and doubled answers that were passed over.
+    pub stale: u64,
+    /// Requests to devices that had not answered for some time.
+    pub probes: u64,
+    /// Questions beside the schedule.
+    pub asks: u64,
     /// Whether it has a connection.
     pub connected: bool,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
 }
 
 /// A device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Device {
     /// As configured.
@@ -181,6 +180,12 @@ pub struct Device {
     pub polls_due: u64,
     /// Polls that brought values.
     pub polls_ok: u64,
+    /// How long it takes to answer, of late, in ms.
+    pub answer_ms: f64,
+    /// The longest that it took, in ms.
+    pub answer_max_ms: f64,
+    /// Registers that it says it does not have, `"holding 100..=101"`: asked for rarely.
+    pub unsupported: Vec<String>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }
@@ -198,122 +203,6 @@ pub enum DeviceState {
     Silent,
     /// Not polled on purpose.
     Disabled,
-}
-
-/// A wish for a fresh status: the owner of the state sends it back.
-pub type Ask = oneshot::Sender<Status>;
-
-/// Takes the socket at `path`. A socket left behind by an agent that is gone is replaced; one that answers is not.
-/// Must be called within a tokio runtime.
-///
-/// # Errors
-/// `AddrInUse` if an agent answers there or something else than a socket is in the way; else those of the file system.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => {
-            let message = format!("{} is in the way and is no socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
-        }
-        Ok(_) => {
-            if ClientStream::connect(path).is_ok() {
-                let message = format!("another agent answers at {}", path.display());
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
-            }
-            std::fs::remove_file(path)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Answers every connection with a status asked of `owner`, until `owner` is gone. To be spawned; ends by being dropped.
-pub async fn serve(listener: UnixListener, owner: mpsc::Sender<Ask>) {
-    let places = Arc::new(Semaphore::new(CLIENTS));
-    while !owner.is_closed() {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // Out of descriptors, or a client that is gone already: give others a turn.
-                Err(_) => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            },
-            () = owner.closed() => return,
-        };
-        let owner = owner.clone();
-        tokio::spawn(async move {
-            let _ = timeout(PATIENCE, answer(stream, owner)).await;
-            drop(place);
-        });
-    }
-}
-
-async fn answer(mut stream: UnixStream, owner: mpsc::Sender<Ask>) -> io::Result<()> {
-    let (reply, status) = oneshot::channel();
-    if owner.send(reply).await.is_ok()
-        && let Ok(status) = status.await
-    {
-        let mut text = serde_json::to_vec(&status)?;
-        text.push(b'\n');
-        stream.write_all(&text).await?;
-    }
-    stream.shutdown().await
-}
-
-/// Why there is no status.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Nobody listens.
-    #[error("no agent is running: nothing answers at {path}")]
-    NotRunning {
-        /// The socket.
-        path: String,
-    },
-    /// The socket is there, but not for us.
-    #[error("the agent cannot be asked at {path}: {source}")]
-    Refused {
-        /// The socket.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// It answered with something else, or not at all.
-    #[error("the agent at {path} gave no status: {reason}")]
-    NoStatus {
-        /// The socket.
-        path: String,
-        /// What came.
-        reason: String,
-    },
-}
-
-/// Asks the agent that listens at `path`; waits at most 10 s.
-///
-/// # Errors
-/// See [`AskError`].
-pub fn ask(path: &Path) -> Result<Status, AskError> {
-    let name = || path.display().to_string();
-    let mut stream = ClientStream::connect(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NotRunning { path: name() },
-        _ => AskError::Refused { path: name(), source },
-    })?;
-    let mut text = Vec::new();
-    let read =
-        stream.set_read_timeout(Some(2 * PATIENCE)).and_then(|()| stream.by_ref().take(LARGEST).read_to_end(&mut text));
-    let reason = match read {
-        Ok(0) => "it closed the connection".to_owned(),
-        Ok(_) => match serde_json::from_slice(&text) {
-            Ok(status) => return Ok(status),
-            Err(error) => error.to_string(),
-        },
-        Err(error) => error.to_string(),
-    };
-    Err(AskError::NoStatus { path: name(), reason })
 }
 
 #[cfg(test)]
@@ -375,13 +264,17 @@ mod tests {
             json["spool"],
             serde_json::json!({ "disk_bytes": 0, "records": 0, "oldest_ms": null, "quarantined": 0 })
         );
+        for (value, expected) in [
+            (&json["buses"][0], vec!["name", "utilisation", "requests", "timeouts"]),
+            (&json["devices"][0], vec!["name", "state", "polls_due", "polls_ok", "last_error"]),
+        ] {
+            for key in expected {
+                assert!(keys(value).contains(&key.to_owned()), "{key}");
+            }
+        }
         assert_eq!(
-            json["buses"][0],
-            serde_json::json!({ "name": "plc-net", "utilisation": 0.0, "requests": 0, "timeouts": 0, "connected": false })
-        );
-        assert_eq!(
-            json["devices"][0],
-            serde_json::json!({ "name": "tank", "state": "ok", "polls_due": 0, "polls_ok": 0, "last_error": null })
+            (&json["devices"][0]["state"], &json["devices"][0]["last_error"]),
+            (&"ok".into(), &serde_json::Value::Null)
         );
     }
 
@@ -401,54 +294,5 @@ mod tests {
         assert!(!ledger.balances());
         ledger.held = u64::MAX;
         assert!(!ledger.balances());
-    }
-
-    #[tokio::test]
-    async fn an_agent_answers_each_that_asks() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("status.sock");
-        assert!(matches!(ask(&path), Err(AskError::NotRunning { .. })));
-        let listener = bind(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (owner, mut asks) = mpsc::channel::<Ask>(1);
-        let server = tokio::spawn(serve(listener, owner));
-        let clients: Vec<_> = (0..20)
-            .map(|_| {
-                let path = path.clone();
-                tokio::task::spawn_blocking(move || ask(&path))
-            })
-            .collect();
-        for _ in 0..20 {
-            asks.recv().await.unwrap().send(sample()).unwrap();
-        }
-        for client in clients {
-            assert_eq!(client.await.unwrap().unwrap(), sample());
-        }
-        assert_eq!(bind(&path).expect_err("one agent a socket").kind(), io::ErrorKind::AddrInUse);
-        drop(asks);
-        server.await.unwrap();
-        bind(&path).expect("a socket left behind is replaced");
-    }
-
-    #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("status.sock");
-        std::fs::write(&path, "precious").unwrap();
-        assert_eq!(bind(&path).expect_err("in the way").kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_is_going_says_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("status.sock");
-        let (owner, mut asks) = mpsc::channel::<Ask>(1);
-        let server = tokio::spawn(serve(bind(&path).unwrap(), owner));
-        let client = tokio::task::spawn_blocking(move || ask(&path));
-        drop(asks.recv().await.unwrap());
-        assert!(matches!(client.await.unwrap(), Err(AskError::NoStatus { .. })));
-        drop(asks);
-        server.await.unwrap();
     }
 }

@@ -59,9 +59,10 @@ fn check_plan_lists_requests_and_load() {
         "bus \"net\" at 192.0.2.10:502: 2 requests\n",
         // Two requests a second; 12 + 9 + 4 bytes each.
         "2.00 requests/s, 50 Modbus bytes/s, 290 bytes/s with TCP/IP headers\n",
-        "device \"feeder\", unit 7\n",
-        "every 1000 ms: holding 0..=1 on the wire, 2 registers, 1 point\n",
-        "every 1000 ms: input 10..=11 on the wire, 2 registers, 1 point\n",
+        "device \"feeder\", unit 7, answers in 5.0 ms (assumed)\n",
+        "every 1000 ms: holding 0..=1 on the wire, 2 registers, 1 point; 12 + 13 bytes, 5.0 ms\n",
+        "every 1000 ms: input 10..=11 on the wire, 2 registers, 1 point; 12 + 13 bytes, 5.0 ms\n",
+        "1.0 % of the bus, 10.0 ms a round; 2000 ms if every answer comes just before its time-out\n",
         "172800 readings and 0 summaries a day\n",
     ] {
         assert!(plan.contains(part), "{part:?} is not in\n{plan}");

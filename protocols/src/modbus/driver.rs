@@ -13,7 +13,7 @@
 mod stream;
 
 use alloc::collections::BTreeMap;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -57,8 +57,8 @@ pub struct Wires {
     pub asks: mpsc::Receiver<Ask>,
     /// Renewed at most once a second, and at the end.
     pub status: watch::Sender<BusStatus>,
-    /// What the bus has learnt, whenever that changes.
-    pub memory: watch::Sender<Memory>,
+    /// What the bus has learnt, with its name, whenever that changes.
+    pub memory: mpsc::UnboundedSender<(String, Memory)>,
     /// Ends the bus when it says true, or when its sender is gone.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -91,7 +91,7 @@ pub async fn run(spec: BusSpec, bus: Bus, tls: Option<Tls>, clock: Arc<dyn Clock
             status.send_replace(driver.bus.status(now));
             (told_at, untold) = (Some(now), false);
             if core::mem::replace(&mut learnt, driver.bus.memory_revision()) != learnt {
-                memory.send_replace(driver.bus.memory());
+                let _ = memory.send((driver.spec.name.clone(), driver.bus.memory()));
             }
         }
         let wake_at = driver.bus.next_deadline().into_iter().chain(untold.then_some(tell_at)).min();
@@ -99,7 +99,7 @@ pub async fn run(spec: BusSpec, bus: Bus, tls: Option<Tls>, clock: Arc<dyn Clock
             break;
         }
     }
-    memory.send_replace(driver.bus.memory());
+    let _ = memory.send((driver.spec.name.clone(), driver.bus.memory()));
     status.send_replace(driver.bus.status(driver.clock.mono()));
 }
 

@@ -1,16 +1,16 @@
 //! `tributary check --plan`: what will be asked of each bus, what that costs, what will be sent.
 //!
-//! Bytes on a bus are Modbus bytes with the TCP header of 7: a request has 12, an answer 9 and its data. What TCP and IP
-//! add, 40 bytes a packet and its acknowledgement, is named beside it. What is sent upward can only be bounded: a
-//! deadband sends as much as the plant moves.
+//! Bytes on a bus are Modbus bytes with header or CRC. What TCP and IP add, 40 bytes a packet and its acknowledgement, is
+//! named beside it. Times are the forecast's. What is sent upward can only be bounded: a deadband sends as much as the
+//! plant moves.
 
 use std::fmt::Write;
 
 use tributary_core::model::Model;
-use tributary_protocols::modbus::plan::Request;
+use tributary_protocols::modbus::config::{BusSpec, Link, Parity};
 
 use super::status::bytes;
-use crate::config::Config;
+use crate::config::{BusSource, Config, ms};
 
 /// Sum of a point's readings a day, at most: raw ones of polled points, and summaries.
 fn readings_a_day(model: &Model) -> (f64, f64) {
@@ -55,15 +55,6 @@ fn many(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Requests a second, and Modbus bytes a second both ways, of some requests.
-fn load<'r>(requests: impl Iterator<Item = &'r Request>) -> (f64, f64) {
-    requests.fold((0.0, 0.0), |(count, octets), request| {
-        let rate = 1_000.0 / f64::from(request.period_ms.max(1));
-        let data = if request.table.is_bits() { request.count.div_ceil(8) } else { request.count * 2 };
-        (count + rate, octets + rate * (12.0 + 9.0 + f64::from(data)))
-    })
-}
-
 /// The requests, bus by bus.
 pub(super) fn requests(config: &Config) -> String {
     let mut out = String::new();
@@ -73,35 +64,7 @@ pub(super) fn requests(config: &Config) -> String {
 
 fn write_requests(config: &Config, out: &mut String) -> std::fmt::Result {
     for bus in &config.buses {
-        let all = bus.devices.iter().flat_map(|device| device.requests.iter().map(|(_, request)| request));
-        let count = all.clone().count();
-        let (rate, octets) = load(all);
-        writeln!(out, "\nbus {:?} at {}: {}", bus.spec.name, bus.spec.endpoint(), many(count, "request"))?;
-        writeln!(
-            out,
-            "  {rate:.2} requests/s, {octets:.0} Modbus bytes/s, {:.0} bytes/s with TCP/IP headers",
-            // A request, an answer and one acknowledgement: three packets of 40 bytes around the Modbus bytes.
-            octets + rate * 120.0
-        )?;
-        if rate > 0.0 {
-            writeln!(out, "  on time as long as an answer takes less than {:.1} ms on average", 1_000.0 / rate)?;
-        }
-        for device in &bus.devices {
-            writeln!(out, "  device {:?}, unit {}", device.name, device.unit)?;
-            for (number, request) in &device.requests {
-                let last = u32::from(request.address) + u32::from(request.count) - 1;
-                writeln!(
-                    out,
-                    "    #{number} every {} ms: {} {}..={last} on the wire, {} {}, {}",
-                    request.period_ms,
-                    request.table.name(),
-                    request.address,
-                    request.count,
-                    if request.table.is_bits() { "bits" } else { "registers" },
-                    many(request.points.len(), "point")
-                )?;
-            }
-        }
+        write_bus(bus, out)?;
     }
     for broker in &config.brokers {
         writeln!(out, "\nbroker {:?}: {}", broker.spec.name, many(broker.spec.rules.len(), "topic filter"))?;
@@ -121,4 +84,88 @@ fn write_requests(config: &Config, out: &mut String) -> std::fmt::Result {
         bytes(total as u64),
         bytes((total * 4.0) as u64)
     )
+}
+
+fn write_bus(bus: &BusSource, out: &mut String) -> std::fmt::Result {
+    let forecast = &bus.forecast;
+    let rate: f64 = forecast.requests.iter().map(|ask| 1.0 / ask.period.as_secs_f64()).sum();
+    let octets: f64 =
+        forecast.requests.iter().map(|ask| f64::from(ask.question + ask.answer) / ask.period.as_secs_f64()).sum();
+    writeln!(out, "\nbus {:?} at {}: {}", bus.spec.name, place(&bus.spec), many(forecast.requests.len(), "request"))?;
+    write!(out, "  {rate:.2} requests/s, {octets:.0} Modbus bytes/s")?;
+    match bus.spec.link {
+        Link::Serial(_) => writeln!(out)?,
+        // A request, an answer and one acknowledgement: three packets of 40 bytes around the Modbus bytes.
+        _ => writeln!(out, ", {:.0} bytes/s with TCP/IP headers", octets + rate * 120.0)?,
+    }
+    if forecast.requests.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "  {:.1} % of the bus, {} a round; {} if every answer comes just before its time-out",
+        forecast.utilisation * 100.0,
+        ms(forecast.cycle),
+        ms(forecast.slowest_cycle)
+    )?;
+    for (dead, cycle) in (1..).zip(&forecast.with_dead).take(bus.devices.len()) {
+        writeln!(out, "  with {} dead: {} for the round that finds out", many(dead, "device"), ms(*cycle))?;
+    }
+    if bus.devices.len() > 1 {
+        writeln!(
+            out,
+            "  then at most {:.1} % of the bus, of which probes take {:.0} %",
+            forecast.utilisation_with_dead * 100.0,
+            bus.spec.probe_share * 100.0
+        )?;
+    }
+    for miss in &forecast.misses_with_dead {
+        writeln!(
+            out,
+            "  while a dead device is found out, polls of {} are skipped: {} would be needed",
+            ms(miss.period),
+            ms(miss.needs)
+        )?;
+    }
+    let mut asks = forecast.requests.iter();
+    for device in &bus.devices {
+        let mine: Vec<_> = device.requests.iter().zip(asks.by_ref()).collect();
+        let thinks = mine.first().map_or(String::new(), |(_, ask)| {
+            format!(", answers in {} ({})", ms(ask.thinks), if ask.stated { "stated" } else { "assumed" })
+        });
+        writeln!(out, "  device {:?}, unit {}{thinks}", device.name, device.unit)?;
+        for ((number, request), ask) in mine {
+            let last = u32::from(request.address) + u32::from(request.count) - 1;
+            writeln!(
+                out,
+                "    #{number} every {}: {} {}..={last} on the wire, {}, {}; {} + {} bytes, {}",
+                ms(ask.period),
+                request.table.name(),
+                request.address,
+                many(request.count.into(), if request.table.is_bits() { "bit" } else { "register" }),
+                many(request.points.len(), "point"),
+                ask.question,
+                ask.answer,
+                ms(ask.time)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Where a bus is, and how fast its line is.
+fn place(spec: &BusSpec) -> String {
+    match &spec.link {
+        Link::Serial(line) => {
+            let parity = match line.parity {
+                Parity::None => 'N',
+                Parity::Even => 'E',
+                Parity::Odd => 'O',
+            };
+            format!("{}, {} baud 8{parity}{}", line.device, line.baud, line.stop_bits)
+        }
+        Link::Tcp { .. } => spec.endpoint(),
+        Link::RtuOverTcp { .. } => format!("{}, serial frames", spec.endpoint()),
+        Link::Tls { .. } => format!("{}, TLS", spec.endpoint()),
+    }
 }

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::config::AckMode;
-use crate::status::{DeviceState, State, Status, ask};
+use crate::socket;
+use crate::status::{DeviceState, State, Status};
 
 pub(super) fn status(socket: &Path, json: bool, watch: bool) -> ExitCode {
     loop {
-        let text = match ask(socket) {
+        let text = match socket::status(socket) {
             Ok(status) if json => serde_json::to_string(&status).map(|line| line + "\n").unwrap_or_default(),
             Ok(status) => words(&status),
             Err(error) => {
@@ -100,6 +101,20 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
             bus.timeouts,
             if bus.connected { "" } else { ", not connected" }
         )?;
+        if bus.planned_cycle_ms > 0.0 {
+            writeln!(
+                out,
+                "         planned {:.1} % and {:.1} ms a round, measured {:.1} ms; {} polls not sent, {} doubtful answers",
+                bus.planned_utilisation * 100.0,
+                bus.planned_cycle_ms,
+                bus.cycle_ms,
+                bus.missed,
+                bus.errors + bus.crc_errors
+            )?;
+        }
+        if let Some(error) = bus.last_error.as_ref().filter(|_| !bus.connected) {
+            writeln!(out, "         {}", printable(error))?;
+        }
     }
     for device in &s.devices {
         let state = match device.state {
@@ -112,9 +127,15 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
         if device.polls_due > 0 {
             write!(out, ", {} of {} polls brought values", device.polls_ok, device.polls_due)?;
         }
+        if device.answer_ms > 0.0 {
+            write!(out, ", answers in {:.1} ms, at most {:.1}", device.answer_ms, device.answer_max_ms)?;
+        }
         match &device.last_error {
             Some(error) => writeln!(out, "; last error: {}", printable(error))?,
             None => writeln!(out)?,
+        }
+        if !device.unsupported.is_empty() {
+            writeln!(out, "         it does not have {}", device.unsupported.join(", "))?;
         }
     }
     Ok(())
@@ -164,13 +185,21 @@ mod tests {
                 filtered: 2,
                 lost: [("spool_full".into(), 1)].into(),
             },
-            buses: vec![Bus { name: "plc-net".into(), utilisation: 0.25, requests: 9, timeouts: 1, connected: true }],
+            buses: vec![Bus {
+                name: "plc-net".into(),
+                utilisation: 0.25,
+                requests: 9,
+                timeouts: 1,
+                connected: true,
+                ..Bus::default()
+            }],
             devices: vec![Device {
                 name: "tank".into(),
                 state: DeviceState::Silent,
                 polls_due: 7,
                 polls_ok: 5,
                 last_error: Some("no answer\x1b[2J".into()),
+                ..Device::default()
             }],
             uptime_ms: 500_000,
             ..Status::default()

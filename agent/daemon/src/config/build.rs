@@ -7,6 +7,7 @@
 use tributary_core::model::{Deadband, Device, Model, Point, PointKey, Request, Statistic, Window};
 use tributary_protocols::modbus::bus::BusDevice;
 use tributary_protocols::modbus::config::BusSpec;
+use tributary_protocols::modbus::forecast::Forecast;
 use tributary_protocols::modbus::plan::plan;
 use tributary_protocols::mqtt::config::BrokerSpec;
 use tributary_protocols::point;
@@ -22,6 +23,8 @@ pub struct BusSource {
     pub devices: Vec<BusDevice>,
     /// For each of `devices` its index in [`Model::devices`].
     pub keys: Vec<u32>,
+    /// What it will have to carry.
+    pub forecast: Forecast,
 }
 
 /// A broker and what is taken from it.
@@ -50,7 +53,12 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
     let mut buses: Vec<BusSource> = plant
         .buses
         .iter()
-        .map(|spec| BusSource { spec: spec.clone(), devices: Vec::new(), keys: Vec::new() })
+        .map(|spec| BusSource {
+            spec: spec.clone(),
+            devices: Vec::new(),
+            keys: Vec::new(),
+            forecast: Forecast::new(spec, &[]),
+        })
         .collect();
     for spec in &plant.devices {
         let key = count(model.devices.len());
@@ -83,6 +91,9 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
             bus.devices.push(BusDevice::new(spec, requests, first_request));
             bus.keys.push(key);
         }
+    }
+    for bus in &mut buses {
+        bus.forecast = Forecast::new(&bus.spec, &bus.devices);
     }
     let mut brokers = Vec::new();
     for spec in &plant.brokers {

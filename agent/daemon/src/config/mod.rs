@@ -29,6 +29,7 @@ mod document;
 pub mod endpoint;
 mod files;
 mod plant;
+mod schedule;
 mod sections;
 mod topic;
 
@@ -36,6 +37,7 @@ pub use build::{BrokerSource, BusSource};
 pub use diagnostic::{Diagnostic, Report};
 pub use endpoint::Endpoint;
 pub use files::FileRef;
+pub(crate) use schedule::ms;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
 
 use document::{Document, Source, suggest};
@@ -147,6 +149,7 @@ fn read(
     let (agent, uplink, batch, spool) = (agent?, uplink?, batch?, spool?);
     let (model, buses, brokers) = build::build(&plant);
     ceilings::check(&model, &plant, &mut check);
+    schedule::check(&buses, &mut check);
     let catalog_bytes = ceilings::catalog(&model, &uplink, &mut check);
     let mut hash = Sha256::new();
     for text in std::iter::once(&source.text).chain(profiles.values().map(|profile| &profile.text)) {

@@ -1,8 +1,10 @@
 //! Puts the status together from those who know: the pipeline, the drivers, the configuration.
 
+use std::time::Duration;
+
 use tributary_core::pipeline::{Now, Pipeline};
 use tributary_proto::pb;
-use tributary_protocols::modbus::status::DeviceState as ModbusState;
+use tributary_protocols::modbus::status::{DeviceState as ModbusState, Unsupported};
 use tributary_protocols::time::Mono;
 
 use super::{Bus, Device, DeviceState, Ledger, Spool, State, Status, Uplink};
@@ -86,7 +88,7 @@ impl Source {
                 .collect(),
             ..Status::default()
         };
-        for (bus, keys) in field.buses() {
+        for (bus, keys, forecast) in field.buses() {
             for (device, key) in bus.devices.iter().zip(keys) {
                 let Some(entry) = status.devices.get_mut(*key as usize) else { continue };
                 entry.state = match device.state {
@@ -96,13 +98,26 @@ impl Source {
                 };
                 (entry.polls_due, entry.polls_ok) = (device.polls_due, device.polls_ok);
                 entry.last_error.clone_from(&device.last_error);
+                (entry.answer_ms, entry.answer_max_ms) = (millis(device.answer_mean), millis(device.answer_max));
+                entry.unsupported = device.unsupported.iter().map(unsupported).collect();
             }
             status.buses.push(Bus {
                 name: bus.name.clone(),
                 utilisation: bus.utilisation,
+                planned_utilisation: forecast.utilisation,
+                cycle_ms: millis(bus.cycle),
+                planned_cycle_ms: millis(forecast.cycle),
                 requests: bus.requests,
+                requests_per_second: bus.requests_per_second,
                 timeouts: bus.timeouts,
+                missed: bus.missed,
+                errors: bus.errors,
+                crc_errors: bus.crc_errors,
+                stale: bus.stale,
+                probes: bus.probes,
+                asks: bus.asks,
                 connected: bus.connected,
+                last_error: bus.last_error.clone(),
             });
         }
         for (broker, key) in field.brokers() {
@@ -119,6 +134,18 @@ impl Source {
             });
         }
         status
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn unsupported(range: &Unsupported) -> String {
+    let last = u32::from(range.address) + u32::from(range.count) - 1;
+    match range.count {
+        1 => format!("{} {}", range.table.name(), range.address),
+        _ => format!("{} {}..={last}", range.table.name(), range.address),
     }
 }
 
