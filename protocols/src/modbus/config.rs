@@ -120,6 +120,33 @@ pub struct Rs485 {
 }
 
 impl Bus {
+    /// One whose link is not said yet; everything else at its default.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            tcp: None,
+            rtu_over_tcp: None,
+            tls: None,
+            ca: None,
+            cert: None,
+            key: None,
+            serial: None,
+            baud: None,
+            parity: None,
+            stop_bits: None,
+            rs485: None,
+            timeout: Self::default_timeout(),
+            answer_max: None,
+            quiet: Span::default(),
+            connect_delay: Span::default(),
+            release: false,
+            reconnect_max: Self::default_reconnect_max(),
+            probe_max: Self::default_probe_max(),
+            probe_share: Self::default_probe_share(),
+        }
+    }
+
     fn default_timeout() -> Span {
         Span::from_secs(1)
     }

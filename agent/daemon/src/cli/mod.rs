@@ -4,7 +4,9 @@
 //! that cannot be used, after which systemd does not try again. Errors go to stderr.
 
 mod check;
+mod line;
 mod plan;
+mod probe;
 mod status;
 
 use std::io::IsTerminal;
@@ -48,6 +50,8 @@ pub enum Command {
         #[arg(long)]
         plan: bool,
     },
+    /// Read registers of a device and show every way they can be meant
+    Probe(probe::ProbeArgs),
     /// Ask the running agent how it is
     Status {
         /// The configuration.
@@ -83,6 +87,7 @@ impl Cli {
                 None => ExitCode::from(BAD_CONFIGURATION),
             },
             Command::Check { file, json, plan } => check::check(&file.config, json, plan),
+            Command::Probe(args) => probe::probe(&args),
             Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {
                 Some(config) => status::status(&config.agent.socket(), json, watch),
                 None => ExitCode::from(BAD_CONFIGURATION),
