@@ -408,13 +408,20 @@ impl Bus {
             Link::Down { .. } => return Some(Mono::ZERO),
             Link::Up => self.ask_at(self.free_at.max(self.seen_at)),
         };
-        let at = |slot: &Slot| {
-            let at = slot.next_due().max(self.seen_at);
-            match self.hopeless(slot, at) || !slot.asks_something(at) {
-                true => slot.next_due(),
-                false => self.ready_at(slot, self.seen_at).min(slot.overdue_at()),
+        let mut first = ask;
+        for slot in &self.slots {
+            // Nothing happens to a poll before it is due, so most need no closer look.
+            let due = slot.next_due();
+            if first.is_some_and(|first| first <= due) {
+                continue;
             }
-        };
-        self.slots.iter().map(at).chain(ask).min()
+            let seen = due.max(self.seen_at);
+            let at = match self.hopeless(slot, seen) || !slot.asks_something(seen) {
+                true => due,
+                false => self.ready_at(slot, self.seen_at).min(slot.overdue_at()),
+            };
+            first = Some(first.map_or(at, |first| first.min(at)));
+        }
+        first
     }
 }

@@ -266,7 +266,7 @@ fn ten_hostile_devices_of_fifty_cost_the_others_nothing() {
         on.set(hostile);
         plant.run(60 * S);
         plant.check();
-        assert!(hostile || plant.traces.iter().all(|trace| brought_all(trace)), "device {device}");
+        assert!(hostile || plant.traces.iter().all(brought_all), "device {device}");
     }
     // Behind one gateway, where they share a connection: silent, slow, refusing, busy, out of the gateway's reach.
     let units: Vec<_> = (1..=50).map(|unit| (unit, vec![request(Table::Holding, 0, 10, 2_000)])).collect();
@@ -289,7 +289,7 @@ fn ten_hostile_devices_of_fifty_cost_the_others_nothing() {
     plant.run(300 * S);
     for (id, traces) in plant.check() {
         let unit = plant.requests[&id].0;
-        if unit % 5 != 0 {
+        if !unit.is_multiple_of(5) {
             let lost = traces.iter().filter(|trace| !brought_all(trace)).count();
             assert_eq!(lost, 0, "unit {unit} lost polls");
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tributary_protocols::modbus::config::Framing;
 use tributary_protocols::modbus::plan::Request;
 use tributary_protocols::modbus::register::Table;
+use tributary_protocols::reading::{Outcome, Status};
 use tributary_protocols::time::Mono;
 
 use crate::plant::{
@@ -155,6 +156,31 @@ fn a_late_answer_is_never_taken_for_a_fresh_one() {
 }
 
 #[test]
+fn a_late_refusal_is_nobody_s() {
+    // The first answers late, the second refuses late; the third has the first's shape, and its own answer is good.
+    let requests = vec![
+        request(Table::Holding, 0, 5, 1_000),
+        request(Table::Holding, 50, 6, 1_000),
+        request(Table::Holding, 100, 5, 1_000),
+    ];
+    let keys = "serial = '/dev/x'\nbaud = 115200\ntimeout = '100ms'\nanswer_max = '400ms'";
+    let mut plant = Plant::new(keys, &[(1, requests)], |question| {
+        let good = question.pack(&question.good());
+        match question.address() {
+            0 => vec![Event::Bytes(350 * MS, good)],
+            50..=55 => vec![Event::Bytes(120 * MS, question.refusal(2))],
+            _ => vec![Event::Bytes(95 * MS, good)],
+        }
+    });
+    plant.run(60 * S);
+    let traces = plant.check();
+    assert!(traces[&102].iter().all(|trace| brought_all(trace)), "the third has what it asked for, always");
+    for id in [100, 101] {
+        assert!(traces[&id].iter().all(|trace| trace.outcome == Outcome::All(Status::CommFail)));
+    }
+}
+
+#[test]
 fn a_doubled_answer_is_never_taken_for_the_next() {
     let seed = seed(6);
     for (pause, percent) in [(0, 100), (5, 100), (50, 100), (400, 100), (0, 10), (50, 10), (120, 10), (400, 3)] {
@@ -192,7 +218,7 @@ fn equal_answers_are_no_copies() {
         vec![Event::Bytes(3 * MS, question.pack(&[&[3, 10][..], &[0; 10]].concat()))]
     });
     plant.run(60 * S);
-    assert!(plant.traces.iter().all(|trace| brought_all(trace)));
+    assert!(plant.traces.iter().all(brought_all));
     let out: Duration = plant.bus.status(plant.now).busy;
     assert!(out < 60 * S * 18 / 100, "{out:?}: the suspicion costs a moment, once");
 }
@@ -363,12 +389,12 @@ fn an_unplugged_adapter_is_nobody_s_fault() {
     plant.refuse = true;
     plant.bus.handle_closed(plant.now, "the adapter is gone");
     plant.run(60 * S);
-    assert!(plant.last(100).iter().all(|sample| sample.status == tributary_protocols::reading::Status::CommFail));
+    assert!(plant.last(100).iter().all(|sample| sample.status == Status::CommFail));
     plant.refuse = false;
     plant.run(3 * S);
     let before = plant.traces.len();
     plant.run(10 * S);
-    assert!(plant.traces[before..].iter().all(|trace| brought_all(trace)), "all at once, none in quarantine");
+    assert!(plant.traces[before..].iter().all(brought_all), "all at once, none in quarantine");
     plant.check();
 }
 
@@ -394,7 +420,7 @@ fn units_that_went_silent_before_the_line_went_are_asked_at_once_when_it_is_back
     plant.run(3 * S);
     let before = plant.traces.len();
     plant.run(5 * S);
-    assert!(plant.traces[before..].iter().all(|trace| brought_all(trace)));
+    assert!(plant.traces[before..].iter().all(brought_all));
     plant.check();
 }
 

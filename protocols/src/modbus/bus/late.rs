@@ -151,3 +151,74 @@ impl Late {
         let _ = self.repeaters.push(Repeater { unit, copies, until: now + REPEATS_FOR });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modbus::config::Framing;
+    use crate::modbus::frame::{Frame, read};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn shape(count: u16) -> Shape {
+        Shape::of(7, &read(3, 0, count))
+    }
+
+    fn answer(value: u8) -> Frame {
+        Frame::pack(Framing::Rtu, 7, &[3, 2, 0, value], 0)
+    }
+
+    #[test]
+    fn a_shape_is_held_until_its_answer_came_or_cannot_come() {
+        let (mut late, now) = (Late::default(), Mono::from_millis(100));
+        late.gone(now, shape(1), [0, 0, 0, 1], now + 50 * MS, None);
+        assert_eq!(late.free_at(shape(1), now), now + 50 * MS);
+        assert_eq!(late.free_at(shape(2), now), Mono::ZERO, "another byte count");
+        assert_eq!(late.free_at(Shape { unit: 8, ..shape(1) }, now), Mono::ZERO, "another unit");
+        assert!(late.may_refuse(shape(2), now), "an exception could be its");
+        let refusal = Frame::pack(Framing::Rtu, 7, &[0x83, 2], 0);
+        assert_eq!(late.take(&refusal, now), Some(5));
+        assert_eq!(late.free_at(shape(1), now), now + 50 * MS, "whose refusal that was nobody knows");
+        assert_eq!(late.take(&answer(1), now), Some(7));
+        assert_eq!(late.free_at(shape(1), now), Mono::ZERO);
+        late.gone(now, shape(1), [0, 0, 0, 1], now + 50 * MS, None);
+        assert_eq!(late.free_at(shape(1), now + 50 * MS), Mono::ZERO);
+        assert_eq!(late.take(&answer(2), now + 50 * MS), None);
+    }
+
+    #[test]
+    fn one_that_repeats_itself_is_waited_for() {
+        let (mut late, now) = (Late::default(), Mono::from_millis(100));
+        let gone = |late: &mut Late, now: Mono, value: u8| {
+            late.gone(now, shape(1), [0, value, 0, 1], now + 50 * MS, Some(rtu::crc_of(&answer(value))));
+        };
+        gone(&mut late, now, 1);
+        assert_eq!(late.free_at(shape(1), now), Mono::ZERO, "nothing is known against it");
+        assert!(late.is_copy(shape(1), [0, 2, 0, 1], rtu::crc_of(&answer(1)), now));
+        assert!(!late.is_copy(shape(1), [0, 1, 0, 1], rtu::crc_of(&answer(1)), now), "the same question");
+        late.take(&answer(1), now);
+        let next = now + 10 * MS;
+        gone(&mut late, next, 2);
+        assert_eq!(late.free_at(shape(1), next), next + 50 * MS, "the copy is still to come");
+        late.take(&answer(2), next);
+        assert_eq!(late.free_at(shape(1), next), Mono::ZERO);
+    }
+
+    #[test]
+    fn an_answer_that_may_be_either_settles_nothing() {
+        let (mut late, now) = (Late::default(), Mono::from_millis(100));
+        late.gone(now, shape(1), [0, 0, 0, 1], now + 30 * MS, Some(rtu::crc_of(&answer(1))));
+        late.gone(now, shape(1), [0, 0, 0, 1], now + 50 * MS, None);
+        late.take(&answer(1), now);
+        assert_eq!(late.free_at(shape(1), now), now + 50 * MS);
+    }
+
+    #[test]
+    fn what_cannot_be_remembered_closes_the_line() {
+        let (mut late, now) = (Late::default(), Mono::from_millis(100));
+        for unit in 0..33 {
+            late.gone(now, Shape { unit, ..shape(1) }, [0; 4], now + MS * u32::from(unit + 1), None);
+        }
+        assert_eq!(late.free_at(Shape { unit: 200, ..shape(1) }, now), now + MS, "until the first may be forgotten");
+    }
+}
