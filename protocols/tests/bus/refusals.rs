@@ -87,6 +87,32 @@ proptest! {
 }
 
 #[test]
+fn a_poll_in_parts_is_stamped_by_its_first_answer() {
+    let bad = BTreeSet::from([5]);
+    let mut plant = Plant::new(TCP, &[(1, vec![request(Table::Holding, 0, 8, 1_000)])], move |question| {
+        vec![Event::Bytes(10 * MS, without(&bad, question))]
+    });
+    plant.run(8 * S);
+    for trace in plant.check()[&100].iter() {
+        // The first question of this period.
+        let (first, _) = plant.asked.iter().find(|(at, _)| *at + S / 2 > trace.at).unwrap();
+        assert_eq!(trace.at, *first + 10 * MS);
+    }
+}
+
+#[test]
+fn a_gap_is_cut_first() {
+    // Forty registers, two that nobody has, and fifteen: a middle that is no gap would cost five questions.
+    let offsets: Vec<_> = (0..40).chain(42..57).collect();
+    let mut plant = lacking(TCP, sparse(Table::Input, 0, &offsets, 1_000), BTreeSet::from([40]));
+    plant.run(S);
+    assert_eq!(plant.asked.len(), 3);
+    plant.run(5 * S);
+    assert!(plant.check()[&100].iter().all(|trace| brought_all(trace)));
+    assert_eq!(plant.asked.len(), 3 + 3 + 4 * 2, "asked whole once more, then in two");
+}
+
+#[test]
 fn a_device_that_cannot_answer_so_much_is_asked_for_less() {
     // It refuses the quantity, or cuts its answer short.
     for (keys, short) in [(TCP, false), (TCP, true), (SERIAL, false), (SERIAL, true)] {

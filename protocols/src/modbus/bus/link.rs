@@ -93,8 +93,12 @@ impl Bus {
 
     /// Whether a poll of `slot` at `now` fails without being tried.
     pub(super) fn hopeless(&self, slot: &Slot, now: Mono) -> bool {
-        self.units.get(slot.unit).is_some_and(|unit| unit.silence.holds(now))
-            || matches!(self.link, Link::Down { retry_at } if now < retry_at)
+        match self.link {
+            Link::Down { retry_at } if now < retry_at => true,
+            // Who is silent may be so because of the line: it is for the new connection to show.
+            Link::Down { .. } if self.lost_at.is_some() => false,
+            _ => self.units.get(slot.unit).is_some_and(|unit| unit.silence.holds(now)),
+        }
     }
 
     /// What cannot be a frame came, or cannot be an answer: on TCP the connection is worth nothing any more.
