@@ -157,6 +157,17 @@ pub(crate) fn check(row: Row<'_>, ty: PointType, faults: &mut Faults<'_>) -> Poi
     if row.counter_modulus.is_some() && !row.counter {
         faults.add("counter_modulus", "only a counter rolls over", "add `counter = true`");
     }
+    if row.counter_modulus.is_some_and(|modulus| modulus < 2) {
+        faults.add("counter_modulus", "a counter has at least two values", "the first value that does not fit: 65536");
+    }
+    if let Some(rate) = row.max_rate {
+        if !row.counter {
+            faults.add("max_rate", "only a counter has a rate", "add `counter = true`");
+        }
+        if !rate.is_finite() || rate <= 0.0 {
+            faults.add("max_rate", format!("{rate} is no rate"), "more than 0, in the point's unit a second");
+        }
+    }
     Point {
         name: row.name.to_owned(),
         ty,

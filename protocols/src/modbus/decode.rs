@@ -2,14 +2,16 @@
 //!
 //! Between frame check and filter; pure. Registers are put into the order that the point declares
 //! ([`Order`](crate::modbus::register::Order) has the table) and kept as raw bits: scale, sentinel and valid range are
-//! applied behind this file. A text ends at its first NUL and loses the spaces at its end; one that is not UTF-8 is a
-//! TYPE_ERROR. Nothing panics: what is not there is a TYPE_ERROR too, though the frame check has seen to it.
+//! applied behind this file. A text ends at its first NUL or 0xFF and loses the spaces at its end; one that is not UTF-8
+//! is a TYPE_ERROR, as are decimal digits above 9. Nothing panics: what is not there is a TYPE_ERROR too, though the frame check has seen to it.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::modbus::config::Slice;
 use crate::modbus::plan::{PlannedPoint, Request};
-use crate::modbus::register::{Order, RegisterType};
+use crate::modbus::register::{Layout, Order, RegisterType};
 use crate::reading::{Sample, Status};
 use crate::value::Value;
 
@@ -59,18 +61,60 @@ fn registers(point: &PlannedPoint, data: &[u8]) -> Sample {
     let Some(bytes) = data.get(start..start + usize::from(point.ty.width()) * 2) else {
         return Sample::bare(Status::TypeError);
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the width is the type's")]
-    #[expect(clippy::cast_sign_loss, reason = "INT travels as the i64's own bits")]
     let bits = match point.ty {
-        RegisterType::String(characters) => return text(bytes, usize::from(characters)),
+        RegisterType::String(layout, characters) => return text(bytes, layout, usize::from(characters)),
+        RegisterType::Bytes(count) => return hex(bytes.get(..usize::from(count)).unwrap_or(bytes)),
         RegisterType::Bool => return Sample::bare(Status::TypeError),
-        RegisterType::U16 => ordered(bytes, Order::ABCD),
-        RegisterType::I16 => ordered(bytes, Order::ABCD) as u16 as i16 as i64 as u64,
-        RegisterType::U32 | RegisterType::F32 => ordered(bytes, point.order),
-        RegisterType::I32 => ordered(bytes, point.order) as u32 as i32 as i64 as u64,
-        RegisterType::U64 | RegisterType::I64 | RegisterType::F64 => ordered(bytes, point.order),
+        RegisterType::U8High | RegisterType::I8High => ordered(bytes, Order::ABCD) >> 8,
+        ty if ty.width() == 1 => ordered(bytes, Order::ABCD),
+        _ => ordered(bytes, point.order),
     };
-    Sample::good(bits)
+    match raw(point.ty, bits) {
+        Some(bits) => Sample::good(point.slice.map_or(bits, |slice| slice.of(bits))),
+        None => Sample::bare(Status::TypeError),
+    }
+}
+
+/// What the bits that stand in the registers are as the bits of a value; `None` if they are no value of this type.
+pub(crate) fn raw(ty: RegisterType, bits: u64) -> Option<u64> {
+    let unused = 64 - ty.bits().clamp(1, 64);
+    // What is above the type's bits belongs to others: a half register's other half.
+    let bits = bits << unused >> unused;
+    if ty.is_bcd() {
+        let digits = (0..16).map(|at| bits >> (60 - 4 * at) & 0xF);
+        return digits.into_iter().try_fold(0, |number, digit| (digit < 10).then_some(number * 10 + digit));
+    }
+    Some(match ty {
+        RegisterType::F16 => half(bits).into(),
+        _ if ty.is_signed() => ((bits << unused).cast_signed() >> unused).cast_unsigned(),
+        _ => bits,
+    })
+}
+
+/// The binary32 that a binary16 is, exactly; the payload of a NaN stays in its highest bits.
+fn half(bits: u64) -> u32 {
+    let bits = u32::try_from(bits & 0xFFFF).unwrap_or(0);
+    let (sign, exponent, fraction) = (bits >> 15 << 31, bits >> 10 & 0x1F, bits & 0x3FF);
+    let magnitude = match (exponent, fraction) {
+        (0, 0) => 0,
+        (0, _) => {
+            // Subnormal: the highest bit of the fraction becomes the hidden one.
+            let shift = fraction.leading_zeros() - 21;
+            (113 - shift) << 23 | (fraction << shift & 0x3FF) << 13
+        }
+        (0x1F, _) => 0x7F80_0000 | fraction << 13,
+        _ => (exponent + 112) << 23 | fraction << 13,
+    };
+    sign | magnitude
+}
+
+impl Slice {
+    /// These bits of a number, as a number.
+    #[must_use]
+    pub fn of(self, bits: u64) -> u64 {
+        let mask = u64::MAX.checked_shr(64 - u32::from(self.width.min(64))).unwrap_or(0);
+        bits.checked_shr(self.shift.into()).unwrap_or(0) & mask
+    }
 }
 
 /// The number that up to four registers form.
@@ -87,13 +131,27 @@ fn ordered(bytes: &[u8], order: Order) -> u64 {
     }
 }
 
-fn text(bytes: &[u8], characters: usize) -> Sample {
-    let bytes = bytes.get(..characters).unwrap_or(bytes);
-    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    match core::str::from_utf8(bytes) {
+fn text(bytes: &[u8], layout: Layout, characters: usize) -> Sample {
+    let pairs = bytes.chunks_exact(2);
+    let letters: Vec<u8> = match layout {
+        Layout::HighFirst => bytes.to_vec(),
+        Layout::LowFirst => pairs.flat_map(|pair| pair.iter().rev().copied()).collect(),
+        Layout::Low => pairs.filter_map(|pair| pair.last().copied()).collect(),
+        Layout::High => pairs.filter_map(|pair| pair.first().copied()).collect(),
+    };
+    let letters = letters.get(..characters).unwrap_or(&letters);
+    // 0xFF begins no character: it is what an empty memory reads as.
+    let letters = letters.split(|byte| matches!(byte, 0 | 0xFF)).next().unwrap_or_default();
+    match core::str::from_utf8(letters) {
         Ok(text) => Sample { status: Status::Good, value: Value::Text(Box::from(text.trim_end_matches(' '))) },
         Err(_) => Sample::bare(Status::TypeError),
     }
+}
+
+fn hex(bytes: &[u8]) -> Sample {
+    let digit = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or('0');
+    let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xF)]).collect();
+    Sample { status: Status::Good, value: Value::Text(text.into()) }
 }
 
 #[cfg(test)]
@@ -151,19 +209,83 @@ mod tests {
 
     #[test]
     fn texts_lose_their_padding() {
-        let text = |bytes: &[u8]| one(RegisterType::String(6), Order::DCBA, bytes);
+        let text = |bytes: &[u8]| one(RegisterType::String(Layout::HighFirst, 6), Order::DCBA, bytes);
         let is = |text: &str| Sample { status: Status::Good, value: Value::Text(text.into()) };
         assert_eq!(text(b"PM-3  "), is("PM-3"));
         assert_eq!(text(b"PM-3\0x"), is("PM-3"));
         assert_eq!(text(b"PM-3XY"), is("PM-3XY"));
         assert_eq!(text(b" a\0\0\0\0"), is(" a"));
         assert_eq!(text(&[0; 6]), is(""));
-        assert_eq!(text(&[0xFF; 6]), Sample::bare(Status::TypeError));
+        assert_eq!(text(&[0xFF; 6]), is(""), "an empty memory");
+        assert_eq!(text(b"\xE4bc   "), Sample::bare(Status::TypeError), "Latin-1");
         assert_eq!(
-            one(RegisterType::String(3), Order::ABCD, b"abcd"),
+            one(RegisterType::String(Layout::HighFirst, 3), Order::ABCD, b"abcd"),
             is("abc"),
             "an odd length leaves half a register"
         );
+    }
+
+    #[test]
+    fn texts_in_their_layouts() {
+        let is = |text: &str| Sample { status: Status::Good, value: Value::Text(text.into()) };
+        let text = |layout, characters, bytes: &[u8]| one(RegisterType::String(layout, characters), Order::ABCD, bytes);
+        assert_eq!(text(Layout::LowFirst, 5, b"BADC E"), is("ABCDE"));
+        assert_eq!(text(Layout::Low, 3, b"\0A\0B\0C"), is("ABC"));
+        assert_eq!(text(Layout::High, 3, b"A\0B\0C\0"), is("ABC"));
+        assert_eq!(one(RegisterType::Bytes(3), Order::ABCD, &[0xDE, 0xAD, 0x0F, 0xFF]), is("dead0f"));
+    }
+
+    #[test]
+    fn halves_thirds_and_digits() {
+        let number = |ty, order, data: &[u8]| one(ty, order, data);
+        let good = |value: i64| Sample::good(value.cast_unsigned());
+        use RegisterType as T;
+        assert_eq!(number(T::U8High, Order::ABCD, &[0xF1, 0x02]), good(0xF1));
+        assert_eq!(number(T::I8High, Order::ABCD, &[0xFF, 0x02]), good(-1));
+        assert_eq!(number(T::U8Low, Order::ABCD, &[0xF1, 0x82]), good(0x82));
+        assert_eq!(number(T::I8Low, Order::ABCD, &[0xF1, 0x82]), good(-126));
+        assert_eq!(number(T::U24, Order::ABCD, &[0xAA, 1, 2, 3]), good(0x01_0203), "the top byte is not ours");
+        assert_eq!(number(T::I24, Order::CDAB, &[0xFF, 0xFE, 0, 0xFF]), good(-2));
+        assert_eq!(number(T::Bcd8, Order::ABCD, &[0x99, 0x42]), good(42));
+        assert_eq!(number(T::Bcd16, Order::ABCD, &[0x12, 0x34]), good(1_234));
+        assert_eq!(number(T::Bcd24, Order::ABCD, &[0xFF, 0x12, 0x34, 0x56]), good(123_456));
+        assert_eq!(number(T::Bcd32, Order::CDAB, &[0x56, 0x78, 0x12, 0x34]), good(12_345_678));
+        assert_eq!(number(T::Bcd16, Order::ABCD, &[0x1A, 0x34]), Sample::bare(Status::TypeError));
+    }
+
+    #[test]
+    fn half_floats_are_exact() {
+        for (bits, value) in [
+            (0x3C00, 1.0_f32),
+            (0xC000, -2.0),
+            (0x7BFF, 65_504.0),
+            (0x0001, 2.0_f32.powi(-24)),
+            (0x03FF, 1_023.0 * 2.0_f32.powi(-24)),
+            (0x0400, 2.0_f32.powi(-14)),
+            (0x8000, -0.0),
+            (0x7C00, f32::INFINITY),
+            (0xFC00, f32::NEG_INFINITY),
+        ] {
+            assert_eq!(half(bits), value.to_bits(), "{bits:#06x}");
+        }
+        assert!(f32::from_bits(half(0x7E01)).is_nan());
+        // Every value that is one: sign, 11 bits, a power of two.
+        for bits in 0..0x7C00_u64 {
+            let (exponent, fraction) = (bits >> 10, (bits & 0x3FF) as f32);
+            let value = match exponent {
+                0 => fraction * 2.0_f32.powi(-24),
+                _ => (1_024.0 + fraction) * 2.0_f32.powi(exponent as i32 - 25),
+            };
+            assert_eq!(half(bits), value.to_bits());
+        }
+    }
+
+    #[test]
+    fn slices_are_bits_of_a_number() {
+        let slice = |shift, width| Slice { shift, width }.of(0xF0A5);
+        assert_eq!((slice(0, 1), slice(1, 1), slice(4, 4), slice(8, 8)), (1, 0, 0xA, 0xF0));
+        assert_eq!(Slice { shift: 0, width: 64 }.of(u64::MAX), u64::MAX);
+        assert_eq!((Slice { shift: 64, width: 1 }.of(u64::MAX), Slice { shift: 1, width: 255 }.of(2)), (0, 1));
     }
 
     #[test]
@@ -190,7 +312,7 @@ mod tests {
         ) {
             let types = [
                 RegisterType::Bool, RegisterType::U16, RegisterType::I16, RegisterType::U32, RegisterType::I32,
-                RegisterType::U64, RegisterType::I64, RegisterType::F32, RegisterType::F64, RegisterType::String(9),
+                RegisterType::U64, RegisterType::I64, RegisterType::F32, RegisterType::F64, RegisterType::String(Layout::Low, 9),
             ];
             let points: Vec<_> = points.into_iter()
                 .map(|(offset, ty)| PlannedPoint { index: 0, offset, ty: types[ty], order: Order::CDAB, slice: None })

@@ -8,6 +8,7 @@ pub mod config;
 pub mod decode;
 #[cfg(feature = "io")]
 pub mod driver;
+pub mod encode;
 pub mod forecast;
 pub mod frame;
 mod patience;

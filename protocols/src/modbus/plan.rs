@@ -91,6 +91,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::modbus::register::Layout;
 
     fn map(table: &str, cells: impl IntoIterator<Item = (u16, RegisterType)>) -> Vec<ModbusPoint> {
         let rows = cells.into_iter().map(|(address, ty)| {
@@ -139,7 +140,12 @@ mod tests {
     fn overlapping_points_share_their_registers() {
         let points = map(
             "holding",
-            [(0, RegisterType::U32), (0, RegisterType::F32), (1, RegisterType::U16), (0, RegisterType::String(8))],
+            [
+                (0, RegisterType::U32),
+                (0, RegisterType::F32),
+                (1, RegisterType::U16),
+                (0, RegisterType::String(Layout::HighFirst, 8)),
+            ],
         );
         let requests = plan(&points, Caps::default());
         assert_eq!(places(&requests), [(0, 4)]);
@@ -199,7 +205,7 @@ mod tests {
             max_registers in 4_u16..20,
             max_gap in 0_u16..5,
         ) {
-            let types = [RegisterType::U16, RegisterType::F32, RegisterType::I64, RegisterType::U16, RegisterType::String(7)];
+            let types = [RegisterType::U16, RegisterType::F32, RegisterType::I64, RegisterType::U16, RegisterType::String(Layout::HighFirst, 7)];
             let mut points = map("holding", [(0, RegisterType::U16)]);
             points = cells.iter().map(|(address, ty)| {
                 ModbusPoint { address: *address, ty: types[*ty], ..points[0].clone() }

@@ -7,6 +7,9 @@
 
 mod address;
 mod bus;
+mod relations;
+mod rows;
+mod sentinel;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -14,14 +17,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use address::place;
 pub use bus::{BusSpec, Framing, Link, SerialLine, resolve_bus};
 
 use crate::fault::{Fault, Faults};
-use crate::modbus::config::{Addressing, Bus, Device, Limits, MAX_POINTS, PointRow, Profile, Slice};
+use relations::Placed;
+use rows::Rows;
+
+use crate::modbus::config::{Bus, Device, Limits, MAX_POINTS, Profile, Slice};
 use crate::modbus::config::{DEFAULT_GAP, MAX_BITS, MAX_REGISTERS};
 use crate::modbus::register::{Order, RegisterType, Table};
-use crate::number::Number;
 use crate::point::{self, Point};
 use crate::units::Span;
 
@@ -52,6 +56,8 @@ pub struct DeviceSpec {
     pub timing: Timing,
     /// Whether it is to be released between polls.
     pub release: bool,
+    /// What is legal and hardly meant: values that lie across each other.
+    pub doubts: Vec<Fault>,
     /// The enabled points, the profile's first.
     pub points: Vec<ModbusPoint>,
 }
@@ -155,6 +161,11 @@ pub fn resolve_plant<'a>(
             let message = format!("unit {} on bus {:?} is already {first:?}", device.unit_id, device.bus);
             faults.add("unit_id", message, "one device a unit: put all its points under one [[device]]");
         }
+        let serial = bus_specs.iter().any(|bus| bus.name == device.bus && bus.link.framing() == Framing::Rtu);
+        if serial && device.unit_id > 247 {
+            let message = format!("{} is no unit of a serial line", device.unit_id);
+            faults.add("unit_id", message, "1 to 247 (Modbus over serial line V1.02, 2.2)");
+        }
         match resolve(device, &path, device.profile.as_deref().and_then(&profile)) {
             Ok(spec) => device_specs.push(spec),
             Err(faults) => list.extend(faults),
@@ -180,6 +191,9 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
     ];
     for (key, text, needed) in texts {
         point::text(text, key, needed, &mut faults);
+    }
+    for (key, period) in &device.groups {
+        point::period(*period, &format!("groups.{key}"), &mut faults);
     }
     let unit = match device.unit_id {
         0 => {
@@ -217,22 +231,34 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
     if let Some(period) = device.period {
         point::period(period, "period", &mut faults);
     }
+    let theirs = profile.into_iter().flat_map(|profile| &profile.groups);
+    let groups = theirs.chain(&device.groups).map(|(name, period)| (name.as_str(), *period));
+    let groups: BTreeMap<&str, Span> = groups.collect();
     if let Some(profile) = profile {
         let mut faults = Faults { profile: Some(&profile.profile), path: String::new(), list: &mut list };
         limits(&profile.limits, &mut faults);
-        if profile.table.is_some() {
-            faults.add("table", "points in a CSV file are not in this version", "write them as [[point]] rows");
+        for (key, period) in &profile.groups {
+            point::period(*period, &format!("groups.{key}"), &mut faults);
         }
-        let rows = Rows { addressing: Some(profile.addressing), order: profile.order, period, caps };
+        let groups = groups.clone();
+        let rows = Rows { addressing: Some(profile.addressing), order: profile.order, period, groups, caps };
         for (index, row) in profile.point.iter().enumerate() {
             faults.path = format!("point[{index}]");
-            points.push((row.enabled, rows.resolve(row, &mut faults)));
+            let point = rows.resolve(row, &mut faults);
+            points.extend(point.map(|point| Placed {
+                profile: Some(profile.profile.clone()),
+                path: faults.path.clone(),
+                enabled: row.enabled,
+                point,
+            }));
         }
     }
-    let rows = Rows { addressing: device.addressing, order: device.order.unwrap_or_default(), period, caps };
+    let rows = Rows { addressing: device.addressing, order: device.order.unwrap_or_default(), period, groups, caps };
     for (index, row) in device.point.iter().enumerate() {
-        let mut faults = Faults { profile: None, path: format!("{path}.point[{index}]"), list: &mut list };
-        points.push((row.enabled, rows.resolve(row, &mut faults)));
+        let path = format!("{path}.point[{index}]");
+        let mut faults = Faults { profile: None, path: path.clone(), list: &mut list };
+        let point = rows.resolve(row, &mut faults);
+        points.extend(point.map(|point| Placed { profile: None, path, enabled: row.enabled, point }));
     }
     if points.len() > MAX_POINTS {
         let mut faults = Faults { profile: None, path: path.into(), list: &mut list };
@@ -248,6 +274,7 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
     let own = device.point.iter().enumerate();
     let own = own.map(|(index, row)| (row.name.as_str(), None, format!("{path}.point[{index}]")));
     point::unique_names(theirs.chain(own), &mut list);
+    relations::scales(&points, &mut list);
     if !list.is_empty() {
         return Err(list);
     }
@@ -258,7 +285,8 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
     let limit = |pick: fn(&Limits) -> Option<Span>| {
         pick(&device.limits).or(profile.and_then(|profile| pick(&profile.limits))).map(Span::duration)
     };
-    let polled = points.into_iter().filter(|(enabled, _)| *enabled && device.enabled);
+    let doubts = relations::straddles(&points);
+    let polled = points.into_iter().filter(|placed| placed.enabled && device.enabled);
     Ok(DeviceSpec {
         name: device.name.clone(),
         bus: device.bus.clone(),
@@ -278,7 +306,8 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
             answer_time: limit(|limits| limits.answer_time),
         },
         release: device.limits.release.or(profile.and_then(|profile| profile.limits.release)).unwrap_or(false),
-        points: polled.filter_map(|(_, point)| point).collect(),
+        doubts,
+        points: polled.map(|placed| placed.point).collect(),
     })
 }
 
@@ -308,120 +337,15 @@ fn limits(limits: &Limits, faults: &mut Faults<'_>) {
     if let Some(quiet) = limits.quiet {
         point::span(quiet, "limits.quiet", 0..=10_000, "\"0ms\" to \"10s\"", faults);
     }
-}
-
-/// What the rows of one table have in common.
-struct Rows {
-    addressing: Option<Addressing>,
-    order: Order,
-    period: Span,
-    caps: Caps,
-}
-
-impl Rows {
-    fn resolve(&self, row: &PointRow, faults: &mut Faults<'_>) -> Option<ModbusPoint> {
-        let before = faults.count();
-        let common = point::Row {
-            name: &row.name,
-            unit: &row.unit,
-            scale: row.scale,
-            offset: row.offset,
-            scale_from: row.scale_from.as_deref(),
-            valid: row.valid,
-            deadband: row.deadband.as_ref(),
-            heartbeat: row.heartbeat,
-            window: row.window.as_ref(),
-            raw: row.raw,
-            labels: &row.labels,
-            counter: row.counter,
-            counter_modulus: row.counter_modulus,
-            max_rate: row.max_rate,
-            description: &row.description,
-        };
-        let mut point = point::check(common, row.ty.point_type(), faults);
-        let place = match self.addressing {
-            Some(addressing) => place(row, addressing, faults),
-            // Said once, at the device.
-            None => row.table.map(|table| (table, 0)),
-        };
-        if let Some((table, _)) = place {
-            match (table.is_bits(), row.ty) {
-                (true, RegisterType::Bool) => {}
-                (true, ty) => faults.add("type", format!("a {} is one bit, not {ty}", table.name()), "type = \"bool\""),
-                (false, RegisterType::Bool) => faults.add(
-                    "type",
-                    format!("{} registers hold 16 bits, not one", table.name()),
-                    "type = \"u16\", or table = \"coil\" or \"discrete\"",
-                ),
-                (false, ty) if ty.width() > self.caps.max_registers => faults.add(
-                    "type",
-                    format!("{ty} takes {} registers, one request at most {}", ty.width(), self.caps.max_registers),
-                    "a value is never read in two parts: raise limits.max_registers",
-                ),
-                (false, _) => {}
-            }
-        }
-        if row.order.is_some() && !row.ty.has_order() {
-            faults.add("order", format!("{} has no order of registers", row.ty), "remove `order`");
-        }
-        let order = row.order.unwrap_or(self.order);
-        let period_ms = match row.period {
-            Some(period) => point::period(period, "period", faults),
-            None => u32::try_from(self.period.as_millis()).unwrap_or(u32::MAX),
-        };
-        for (index, bad) in row.bad.iter().enumerate() {
-            match sentinel(*bad, row.ty) {
-                Ok(bits) => point.bad.push(bits),
-                Err((message, help)) => faults.add(&format!("bad[{index}]"), message, help),
-            }
-        }
-        let (table, address) = place?;
-        point.source = source(table, address, row.ty, order);
-        (faults.count() == before).then_some(ModbusPoint {
-            point,
-            table,
-            address,
-            ty: row.ty,
-            order,
-            slice: row.bits,
-            period_ms,
-        })
+    if let Some(delay) = limits.connect_delay {
+        point::span(delay, "limits.connect_delay", 0..=60_000, "\"0ms\" to \"60s\"", faults);
     }
-}
-
-/// A sentinel as the bits of its point's values: of an i16 0x8000 becomes the bits of the i64 −32768. A negative number
-/// means the signed value itself.
-fn sentinel(number: Number, ty: RegisterType) -> Result<u64, (String, String)> {
-    let width = match ty {
-        RegisterType::Bool => 1,
-        RegisterType::String(_) => return Err(("a text has no sentinels".into(), "remove `bad`".into())),
-        other => u32::from(other.width()) * 16,
-    };
-    let Some(bits) = number.as_int() else {
-        return Err((
-            format!("{number} is not raw bits"),
-            "the bits as a whole number: of an f32 0xC61C3C00 means -9999.0".into(),
-        ));
-    };
-    let signed = matches!(ty, RegisterType::I16 | RegisterType::I32 | RegisterType::I64);
-    let low = if signed { -(1_i128 << (width - 1)) } else { 0 };
-    if !(low..1_i128 << width).contains(&bits) {
-        return Err((
-            format!("{number} does not fit into the {width} bits of {ty}"),
-            format!("0 to {:#X}", (1_i128 << width) - 1),
-        ));
+    if let Some(time) = limits.answer_time {
+        point::span(time, "limits.answer_time", 0..=60_000, "\"0ms\" to \"60s\"", faults);
     }
-    let mask = (1_i128 << width) - 1;
-    let bits = u64::try_from(bits & mask).unwrap_or(u64::MAX);
-    let unused = 64 - width;
-    #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "sign extension works on the bits")]
-    Ok(if signed { ((bits << unused) as i64 >> unused) as u64 } else { bits })
-}
-
-/// The catalogue's source text.
-fn source(table: Table, address: u16, ty: RegisterType, order: Order) -> String {
-    let suffix = if ty.has_order() { order.suffix() } else { "" };
-    format!("{}:{address}:{ty}{suffix}", table.name())
+    if let Some(max) = limits.answer_max {
+        bus::answer_max(max, limits.timeout.unwrap_or_default().duration(), "limits.answer_max", faults);
+    }
 }
 
 #[cfg(test)]
@@ -634,7 +558,7 @@ mod tests {
         broken.point[0].scale = Some(0.0);
         broken.table = Some(crate::modbus::config::CsvTable { csv: "a.csv".into() });
         let faults = resolve(&own, "device[0]", Some(&broken)).expect_err("broken");
-        assert_eq!(paths(&faults), ["table", "point[0].scale"]);
+        assert_eq!(paths(&faults), ["point[0].scale"]);
         assert!(faults.iter().all(|fault| fault.profile.as_deref() == Some("acme")));
     }
 

@@ -68,7 +68,7 @@ impl Slot {
 
     /// Whether a poll at `now` would ask anything: not if the device has none of the points.
     pub(crate) fn asks_something(&self, now: Mono) -> bool {
-        self.refused.is_empty() || self.open.is_some() || !split::parts(&self.refused, self.count(), now).is_empty()
+        self.refused.is_empty() || self.open.is_some() || !split::waits(&self.refused, self.count(), now)
     }
 
     /// First register or bit and their number, of the next question.

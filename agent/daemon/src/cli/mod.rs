@@ -51,7 +51,7 @@ pub enum Command {
         plan: bool,
     },
     /// Read registers of a device and show every way they can be meant
-    Probe(probe::ProbeArgs),
+    Probe(Box<probe::ProbeArgs>),
     /// Ask the running agent how it is
     Status {
         /// The configuration.

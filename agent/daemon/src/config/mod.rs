@@ -28,6 +28,7 @@ pub mod diagnostic;
 mod document;
 pub mod endpoint;
 mod files;
+mod links;
 mod plant;
 mod schedule;
 mod sections;

@@ -14,10 +14,10 @@ use tributary_protocols::fault::Fault;
 use tributary_protocols::modbus::config::{Bus, BusSpec, Device, DeviceSpec, PointRow, Profile, resolve_plant};
 use tributary_protocols::mqtt;
 
-use super::diagnostic::Report;
+use super::diagnostic::{Diagnostic, Report};
 use super::document::{Document, Source, join};
 use super::files::FileRef;
-use super::{AgentConfig, Check};
+use super::{AgentConfig, Check, links};
 
 /// Most buses, devices or brokers.
 const MOST: usize = 10_000;
@@ -102,6 +102,20 @@ pub(super) fn read(
         }
     });
 
+    let modbus = modbus.map(|(mut specs, device_specs)| {
+        let places: Vec<usize> = buses.places.iter().map(|place| place.index).collect();
+        links::check(&mut specs, &places, check);
+        let mut said = BTreeSet::new();
+        for doubt in device_specs.iter().flat_map(|spec| &spec.doubts) {
+            if doubt.profile.is_none() || said.insert(format!("{doubt:?}")) {
+                let path = devices.in_file("device", &doubt.path);
+                let diagnostic = placed(check, &documents, doubt.clone(), &path);
+                check.report.warning(diagnostic);
+            }
+        }
+        (specs, device_specs)
+    });
+
     let id = agent.map_or("", |agent| agent.id.as_str());
     let mut names: BTreeSet<&str> = devices.entries.iter().map(|device| device.name.as_str()).collect();
     let mut broker_specs = Vec::new();
@@ -176,11 +190,21 @@ fn follows(
     }
 }
 
-/// Puts a fault where it belongs: the profile's file, or the configuration.
-fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usize])>, mut fault: Fault, path: &str) {
-    if check.report.is_full() {
-        return;
+/// An error where it belongs.
+fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usize])>, fault: Fault, path: &str) {
+    if !check.report.is_full() {
+        let diagnostic = placed(check, profiles, fault, path);
+        check.report.error(diagnostic);
     }
+}
+
+/// Puts a fault where it belongs: the profile's file, or the configuration.
+fn placed(
+    check: &Check<'_, '_>,
+    profiles: &BTreeMap<&str, (Document<'_>, &[usize])>,
+    mut fault: Fault,
+    path: &str,
+) -> Diagnostic {
     // Faults of a key may leave out their subject.
     if ["is ", "has ", "holds ", "says ", "needs ", "belongs "].iter().any(|verb| fault.message.starts_with(verb)) {
         let key = path.rsplit('.').next().unwrap_or(path);
@@ -189,12 +213,12 @@ fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usi
     match fault.profile.as_ref().and_then(|name| profiles.get(name.as_str())) {
         Some((document, rows)) => {
             let path = row_in_file(&fault.path, rows).unwrap_or_else(|| fault.path.clone());
-            check.report.error(document.fault(&path, fault.message, fault.help));
+            document.fault(&path, fault.message, fault.help)
         }
         None => {
             let mut diagnostic = check.document.fault(path, fault.message, fault.help);
             diagnostic.hide_login();
-            check.report.error(diagnostic);
+            diagnostic
         }
     }
 }

@@ -79,7 +79,9 @@ impl Bus {
             }
             Said::All(data) => {
                 let values = decode(&cut_out(&slot.request, part_or_whole), data);
+                let stood = standing(slot);
                 split::accept(&mut slot.refused, part_or_whole);
+                self.memory_revision += u64::from(stood != standing(slot));
                 slot.open(due, flight.sent).fill(part_or_whole, values);
             }
             Said::No(2 | 3) | Said::Less => self.refused(now, index, (due, flight.sent), part_or_whole),
@@ -128,20 +130,21 @@ impl Bus {
     /// A block or part was refused.
     fn refused(&mut self, now: Mono, index: usize, (due, sent): (Mono, Mono), part: Part) {
         let Some(slot) = self.slots.get_mut(index) else { return };
+        let stood = standing(slot);
         slot.open(due, sent);
         let Some(open) = &mut slot.open else { return };
-        let stood = slot.refused.iter().filter(|one| one.stands()).count();
         self.counts.splits += u64::from(part.1 - part.0 > 1);
         split::refuse(&mut slot.refused, open, &slot.request, part, now);
-        let stands = slot.refused.iter().filter(|one| one.stands()).count();
-        self.memory_revision += u64::from(stood != stands);
+        self.memory_revision += u64::from(stood != standing(slot));
     }
 
     /// The poll under way is over.
     fn finish(&mut self, index: usize) -> Option<Trace> {
         let slot = self.slots.get_mut(index)?;
         let open = slot.open.take()?;
+        let stood = standing(slot);
         split::prune(&mut slot.refused);
+        self.memory_revision += u64::from(stood != standing(slot));
         let at = open.at.unwrap_or(open.due);
         let first = open.samples.first().map_or(Status::CommFail, |sample| sample.status);
         // COMM_FAIL for all is what stands at a due time.
@@ -238,6 +241,11 @@ impl Bus {
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.silence.failed(now, self.probe_max, (!alone).then_some(floor));
     }
+}
+
+/// How many ranges are believed to be refused: what [`Bus::memory`] tells.
+fn standing(slot: &Slot) -> usize {
+    slot.refused.iter().filter(|one| one.stands()).count()
 }
 
 /// A request for these points of it alone.

@@ -80,33 +80,41 @@ pub(crate) fn nothing_is_left(refused: &[Refused], count: u16) -> bool {
     refused.iter().filter(|refused| refused.is_point()).count() == usize::from(count)
 }
 
+/// Whether nothing is asked at `now`, because nothing is left and it is too early to try again.
+pub(crate) fn waits(refused: &[Refused], count: u16, now: Mono) -> bool {
+    nothing_is_left(refused, count) && refused.iter().all(|one| one.stands() && one.retry_at > now)
+}
+
 /// What is asked for `count` points at `now`, in descending order; ranges that stand and are due are asked once more.
 pub(crate) fn parts(refused: &[Refused], count: u16, now: Mono) -> Vec<Part> {
-    let all = (0, count);
-    if nothing_is_left(refused, count) {
-        let waits = refused.iter().all(|one| one.stands() && one.retry_at > now);
-        return if waits { Vec::new() } else { alloc::vec![all] };
+    if waits(refused, count, now) {
+        return Vec::new();
     }
+    if nothing_is_left(refused, count) {
+        return alloc::vec![(0, count)];
+    }
+    let (mut points, ranges): (Vec<&Refused>, Vec<&Refused>) = refused.iter().partition(|one| one.is_point());
+    points.sort_unstable_by_key(|one| one.part.0);
+    let cuts = |one: &&&Refused| one.stands() && one.retry_at > now;
     // One point a poll is tried again: the others wait for the next.
-    let tried = refused.iter().find(|one| one.is_point() && one.stands() && one.retry_at <= now).map(|one| one.part);
+    let mut may_try = true;
     let (mut parts, mut from) = (Vec::new(), 0);
-    while from < count {
-        if let Some(point) = refused.iter().find(|one| one.is_point() && one.part.0 == from) {
-            if !point.stands() || tried == Some(point.part) {
-                parts.push(point.part);
-            }
-            from = point.part.1;
-            continue;
+    let ends = points.iter().map(|one| Some(*one)).chain([None]);
+    for point in ends {
+        // The run up to this point, or to the end, and its cuts: behind the first no range that is cut later is whole.
+        let end = point.map_or(count, |one| one.part.0);
+        while from < end {
+            let inside = ranges.iter().filter(|one| within(one.part, (from, end))).filter(cuts);
+            let to = inside.map(|one| one.cut).min().filter(|cut| *cut > from).unwrap_or(end);
+            parts.push((from, to));
+            from = to;
         }
-        let cuts =
-            refused.iter().filter(|one| within(one.part, (from, count))).filter_map(|one| match one.is_point() {
-                true => Some(one.part.0),
-                false => (one.stands() && one.retry_at > now).then_some(one.cut),
-            });
-        // Behind the first cut no range that is cut later is whole.
-        let to = cuts.min().filter(|cut| *cut > from).unwrap_or(count);
-        parts.push((from, to));
-        from = to;
+        let Some(point) = point else { break };
+        let tried = point.stands() && point.retry_at <= now && core::mem::take(&mut may_try);
+        if !point.stands() || tried {
+            parts.push(point.part);
+        }
+        from = point.part.1;
     }
     parts.reverse();
     parts
@@ -195,17 +203,11 @@ impl Open {
 pub(crate) fn refuse(refused: &mut Vec<Refused>, open: &mut Open, request: &Request, part: Part, now: Mono) {
     let count = u16::try_from(request.points.len()).unwrap_or(u16::MAX);
     let all = nothing_is_left(refused, count);
+    if part.1 - part.0 <= 1 && !refused.iter().any(|one| one.part == part) {
+        refused.push(Refused { part, cut: part.0, times: 0, retry_at: now });
+    }
     if part.1 - part.0 <= 1 || all {
-        for place in part.0..part.1 {
-            let point = (place, place + 1);
-            let index = refused.iter().position(|one| one.part == point).unwrap_or_else(|| {
-                refused.push(Refused { part: point, cut: place, times: 0, retry_at: now });
-                refused.len() - 1
-            });
-            if let Some(one) = refused.get_mut(index) {
-                one.again(now, all);
-            }
-        }
+        refused.iter_mut().filter(|one| within(one.part, part)).for_each(|one| one.again(now, all));
         open.set(part, Status::NotConfigured);
         return;
     }
@@ -234,6 +236,6 @@ pub(crate) fn accept(refused: &mut Vec<Refused>, part: Part) {
 
 /// The poll is over: only the smallest ranges are reasons.
 pub(crate) fn prune(refused: &mut Vec<Refused>) {
-    let all = refused.clone();
-    refused.retain(|one| !all.iter().any(|other| other.part != one.part && within(other.part, one.part)));
+    let all: Vec<Part> = refused.iter().map(|one| one.part).collect();
+    refused.retain(|one| one.is_point() || !all.iter().any(|other| *other != one.part && within(*other, one.part)));
 }

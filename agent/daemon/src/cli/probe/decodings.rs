@@ -128,8 +128,8 @@ pub(super) fn decodings(reads: &[Vec<u8>], start: u16, kind: Kind, order: Order)
     let moved = all.iter().any(|bits| *bits != last).then(|| {
         let leap = all.windows(2).any(|pair| {
             let (from, to) = (kind.real(pair[0]), kind.real(pair[1]));
-            // NaN is a leap too.
-            !((to - from).abs() <= 0.2 * from.abs().max(to.abs()).max(10.0))
+            let step = (to - from).abs();
+            step.is_nan() || step > 0.2 * from.abs().max(to.abs()).max(10.0)
         });
         if leap { Moved::ByLeaps } else { Moved::Smoothly }
     });
@@ -167,7 +167,7 @@ mod tests {
         // 230.5 as f32 is 43668000.
         let data = vec![0x80, 0x00, 0x43, 0x66];
         let plausible = |kind: Kind| {
-            let of = |order: &Order| decodings(&[data.clone()], 0, kind, *order).plausible;
+            let of = |order: &Order| decodings(std::slice::from_ref(&data), 0, kind, *order).plausible;
             Order::ALL.into_iter().filter(of).collect::<Vec<_>>()
         };
         assert_eq!(plausible(Kind::F32), [Order::CDAB]);
