@@ -161,6 +161,7 @@ fn a_block_that_is_not_there_costs_little_and_comes_back() {
     plant.run(2 * S);
     assert!(plant.last(100).iter().all(|sample| sample.status == Status::Good));
     assert_eq!(plant.bus.memory(), Memory::default());
+    assert_eq!(plant.bus.memory_revision(), 2, "learnt once, unlearnt once");
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn a_late_refusal_is_nobody_s() {
         let good = question.pack(&question.good());
         match question.address() {
             0 => vec![Event::Bytes(350 * MS, good)],
-            50..=55 => vec![Event::Bytes(120 * MS, question.refusal(2))],
+            50..=55 => vec![Event::Bytes(140 * MS, question.refusal(2))],
             _ => vec![Event::Bytes(95 * MS, good)],
         }
     });
