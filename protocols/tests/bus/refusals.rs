@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use tributary_protocols::modbus::bus::{Bus, Memory};
 use tributary_protocols::modbus::plan::Request;
-use tributary_protocols::modbus::register::Table;
+use tributary_protocols::modbus::register::{RegisterType, Table};
 use tributary_protocols::modbus::status::{DeviceState, Unsupported};
-use tributary_protocols::reading::{Outcome, Status};
+use tributary_protocols::reading::{Outcome, Sample, Status};
 
-use crate::plant::{Event, MS, Plant, Question, S, brought_all, devices, request, samples, sparse};
+use crate::plant::{Event, MS, Plant, Question, S, brought_all, devices, register, request, samples, sparse};
 
 const TCP: &str = "tcp = 'h:502'";
 const SERIAL: &str = "serial = '/dev/x'\nbaud = 115200";
@@ -97,6 +97,39 @@ fn a_poll_in_parts_is_stamped_by_its_first_answer() {
         // The first question of this period.
         let (first, _) = plant.asked.iter().find(|(at, _)| *at + S / 2 > trace.at).unwrap();
         assert_eq!(trace.at, *first + 10 * MS);
+    }
+}
+
+#[test]
+fn values_of_several_registers_and_across_each_other_are_cut_apart_whole() {
+    let places = [
+        (0, RegisterType::U16),
+        (0, RegisterType::U32),
+        (1, RegisterType::U16),
+        (2, RegisterType::U64),
+        (4, RegisterType::U32),
+        (6, RegisterType::U16),
+        (9, RegisterType::U32),
+        (10, RegisterType::U16),
+        (11, RegisterType::U16),
+    ];
+    for bad in 0..12_u16 {
+        let mut request = sparse(Table::Holding, 200, &places.map(|(offset, _)| offset), 1_000);
+        for (point, (_, ty)) in request.points.iter_mut().zip(places) {
+            point.ty = ty;
+        }
+        let mut plant = lacking(SERIAL, request.clone(), BTreeSet::from([200 + bad]));
+        plant.run(8 * S);
+        assert!(plant.traces.len() >= 7);
+        for trace in &plant.traces {
+            for ((offset, ty), sample) in places.iter().zip(samples(trace, &request)) {
+                let registers = (*offset..offset + ty.width()).map(|offset| register(1, 3, 200 + offset));
+                let value = registers.fold(0, |value, register| value << 16 | u64::from(register));
+                let gone = (*offset..offset + ty.width()).contains(&bad);
+                let truth = if gone { Sample::bare(Status::NotConfigured) } else { Sample::good(value) };
+                assert_eq!(sample, truth, "register {bad} is missing, {ty} at {offset}");
+            }
+        }
     }
 }
 

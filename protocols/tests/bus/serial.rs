@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use tributary_protocols::modbus::config::Framing;
+use tributary_protocols::modbus::forecast::Forecast;
 use tributary_protocols::modbus::plan::Request;
 use tributary_protocols::modbus::register::Table;
 use tributary_protocols::reading::{Outcome, Status};
 use tributary_protocols::time::Mono;
 
 use crate::plant::{
-    Event, MS, Plant, Question, Random, S, brought_all, data, pack, request, samples, seed, times, truth,
+    Event, MS, Plant, Question, Random, S, brought_all, data, devices, pack, request, samples, seed, times, truth,
 };
 
 /// Bytes as a bad line hands them on: each changed, doubled or lost with this probability, in millionths.
@@ -286,6 +287,12 @@ fn a_full_line_is_used_to_its_physical_limit() {
             let cycle = limit / u32::try_from(plant.asked.len()).unwrap() * 40;
             let off = status.cycle.as_secs_f64() / cycle.as_secs_f64();
             assert!((0.97..=1.03).contains(&off), "it says {:?}, it is {cycle:?}", status.cycle);
+            let (mut list, _) = devices(&(1..=20).map(standard).collect::<Vec<_>>());
+            list.iter_mut().for_each(|device| device.timing.answer_time = Some(answer));
+            let forecast = Forecast::new(&plant.spec, &list).cycle;
+            let measured = 60 * S * 40 / u32::try_from(plant.asked.len()).unwrap();
+            let off = forecast.as_secs_f64() / measured.as_secs_f64();
+            assert!((0.95..=1.05).contains(&off), "{forecast:?} was forecast, it is {measured:?}");
         }
         assert!(status.devices.iter().all(|device| device.answer_mean.abs_diff(answer) < MS / 10), "{status:?}");
     }
