@@ -8,9 +8,10 @@
 //! 2. Due times are start + phase + k · period: they never drift. Phases spread the units of a bus over the period (over
 //!    its first 10 s if it is longer, so that a new plant shows values soon), from one of its four quarters on; the
 //!    requests of one unit stand together. A phase for each request was turned down: twice the wakings for each poll,
-//!    which is most of what a poll costs. Of several due requests the one whose due time + period (at most 1 s) is
-//!    earliest goes first: fast points come first, slow ones do not starve. At the same urgency one goes first that looks
-//!    unlike the last.
+//!    which is most of what a poll costs. Of several due requests the one whose due time + period is earliest goes first,
+//!    which keeps every period that can be kept at all (forecast.rs). A period counts as 10 s at most, and who was passed
+//!    over waits since its first due time: so where a bus has too much to do slow points are served too. At the same
+//!    urgency one goes first that looks unlike the last.
 //! 3. Every due poll is traced, exactly once: by samples or the status of an exception, stamped by the (first) answer; or
 //!    stamped by its due time: COMM_FAIL when no valid answer came, there is no connection, or the next due time came
 //!    before the bus was free; OUT_OF_SERVICE when the unit is silent, its probes included, so that the statuses of a dead

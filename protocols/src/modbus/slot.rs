@@ -12,7 +12,8 @@ use crate::time::Mono;
 /// Longest time over which the units of one period are spread.
 const SPREAD_MAX: Duration = Duration::from_secs(10);
 
-const URGENCY_MAX: Duration = Duration::from_secs(1);
+/// Where a bus has too much to do, slow points are served that often too.
+const URGENCY_MAX: Duration = Duration::from_secs(10);
 
 /// A request on its schedule.
 #[derive(Debug)]

@@ -299,6 +299,18 @@ fn a_full_line_is_used_to_its_physical_limit() {
 }
 
 #[test]
+fn slow_points_cost_the_fast_ones_no_poll() {
+    // Every ten seconds some 2.4 s of slow questions are due at once.
+    let slow = (0..20).map(|n| request(Table::Input, 100 * n, 40, 10_000)).collect();
+    let units = [(1, vec![request(Table::Holding, 0, 5, 500)]), (2, slow)];
+    let mut plant = Plant::new("serial = '/dev/x'\nbaud = 9600", &units, |question| {
+        vec![Event::Bytes(5 * MS, question.pack(&question.good()))]
+    });
+    plant.run(120 * S);
+    assert!(plant.check().values().flatten().all(|trace| brought_all(trace)));
+}
+
+#[test]
 fn three_dead_slaves_of_twenty_leave_the_others_nine_polls_of_ten() {
     for full in [false, true] {
         let healthy =

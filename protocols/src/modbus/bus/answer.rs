@@ -252,7 +252,8 @@ impl Bus {
     }
 
     fn is_copy(&self, flight: &Flight, frame: Option<&[u8]>, now: Mono) -> bool {
-        let trusted = self.units.iter().any(|unit| unit.unit == flight.shape.unit && unit.times.twins);
+        let trusted = self.units.iter().any(|unit| unit.unit == flight.shape.unit && unit.times.twins)
+            && !self.late.repeats(flight.shape.unit, now);
         !trusted && self.late.is_copy(flight.shape, flight.key, frame.map_or(0, rtu::crc_of), now)
     }
 

@@ -88,6 +88,11 @@ impl Late {
         self.repeaters.iter().find(|one| one.unit == unit && one.until > now).map_or(0, |one| one.copies)
     }
 
+    /// Whether this unit answers more than once.
+    pub(crate) fn repeats(&self, unit: u8, now: Mono) -> bool {
+        self.copies(unit, now) > 0
+    }
+
     /// Whether something may still come of it.
     fn is_open(&self, gone: &Gone, now: Mono) -> bool {
         gone.until > now && (gone.answer.is_none() || gone.copies < self.copies(gone.shape.unit, now))

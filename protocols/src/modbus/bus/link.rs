@@ -34,6 +34,7 @@ impl Bus {
         self.buffer.clear();
         self.free_at = self.free_at.max(now + self.connect_delay);
         self.noisy_since = None;
+        self.echoing = None;
         self.issued = 0;
         self.stale_in_row = 0;
         self.timeouts_in_row = 0;

@@ -53,7 +53,9 @@ impl Bus {
             let refusal = |one: &Refused| {
                 let (address, count) = split::span(&slot.request, one.part);
                 let cut = split::points(&slot.request, (one.cut, one.part.1)).first();
-                let cut = cut.filter(|_| one.part.1 - one.part.0 > 1).map(|point| slot.request.address.wrapping_add(point.offset));
+                let cut = cut
+                    .filter(|_| one.part.1 - one.part.0 > 1)
+                    .map(|point| slot.request.address.wrapping_add(point.offset));
                 Refusal { address, count, cut }
             };
             let refused: Vec<_> = slot.refused.iter().filter(|one| one.stands()).map(refusal).collect();
