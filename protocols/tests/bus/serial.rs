@@ -340,6 +340,28 @@ fn three_dead_slaves_of_twenty_leave_the_others_nine_polls_of_ten() {
 }
 
 #[test]
+fn probes_take_their_share_and_no_more_however_many_are_dead() {
+    for (share, least, most) in [(5, 0.03, 0.055), (10, 0.06, 0.105), (25, 0.07, 0.255)] {
+        let units: Vec<_> = (1..=20).map(|unit| (unit, vec![request(Table::Holding, 0, 20, 1_000)])).collect();
+        let keys = format!("serial = '/dev/x'\nbaud = 19200\ntimeout = '500ms'\nprobe_share = {share}");
+        let mut plant = Plant::new(&keys, &units, |question| match question.unit <= 12 {
+            true => Vec::new(),
+            false => vec![Event::Bytes(10 * MS, question.pack(&question.good()))],
+        });
+        plant.run(300 * S);
+        let before = plant.bus.status(plant.now).timeouts;
+        plant.run(1_200 * S);
+        plant.check();
+        let timeouts = u32::try_from(plant.bus.status(plant.now).timeouts - before).unwrap();
+        let lost = (plant.spec.timeout * timeouts).as_secs_f64() / 1_200.0;
+        println!("{share} %: {lost}");
+        assert!((least..=most).contains(&lost), "{share} %: {lost}");
+        let probes = plant.bus.status(plant.now).probes;
+        assert!(probes.abs_diff(u64::from(timeouts) + before - 36) <= 1, "{probes} probes");
+    }
+}
+
+#[test]
 fn a_slave_that_comes_back_is_polled_at_once() {
     let back = Mono::from_millis(305_000);
     let units: Vec<_> = (1..=5).map(|unit| (unit, vec![request(Table::Holding, 0, 5, 1_000)])).collect();

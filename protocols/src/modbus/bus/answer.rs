@@ -195,7 +195,8 @@ impl Bus {
                     done = if copies > 0 { done } else { at };
                     continue;
                 }
-                Here::Damaged => flight.damaged = true,
+                // An exception has no byte count to be known by: it may be noise.
+                Here::Damaged => flight.damaged |= rest.get(1).is_some_and(|function| function & 0x80 == 0),
                 Here::Begun | Here::Not => {}
             }
             if let Some(length) = self.late.take(rest, now) {
@@ -219,7 +220,7 @@ impl Bus {
             if at == done
                 && let Some(length) = rtu::other_count(rest, flight.shape)
             {
-                let pdu = rest.get(1..length - 2).unwrap_or_default();
+                let pdu = rest.get(1..length.saturating_sub(2)).unwrap_or_default();
                 self.flight = Some(flight);
                 return self.handle_pdu(now, &flight, pdu);
             }

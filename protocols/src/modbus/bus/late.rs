@@ -22,7 +22,7 @@
 //! TCP numbers its questions, so nothing of this is needed there. A gateway that puts a late serial answer into the frame
 //! of the next question cannot be seen through; its own time-out must be the shorter one.
 //!
-//! Limits: 32 questions, 16 units that repeat themselves; if more than 32 may still be answered, the bus waits.
+//! Limits: 64 questions, 16 units that repeat themselves; if more than 64 may still be answered, the bus waits.
 
 use core::time::Duration;
 
@@ -34,7 +34,7 @@ const REPEATS_FOR: Duration = Duration::from_secs(600);
 /// Questions whose answers may still come, once more or at all.
 #[derive(Debug, Default)]
 pub(crate) struct Late {
-    gone: heapless::Vec<Gone, 32>,
+    gone: heapless::Vec<Gone, 64>,
     repeaters: heapless::Vec<Repeater, 16>,
     /// Until when nothing is asked.
     closed: Mono,
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn what_cannot_be_remembered_closes_the_line() {
         let (mut late, now) = (Late::default(), Mono::from_millis(100));
-        for unit in 0..33 {
+        for unit in 0..65 {
             late.gone(now, Shape { unit, ..shape(1) }, [0; 4], now + MS * u32::from(unit + 1), None);
         }
         assert_eq!(late.free_at(Shape { unit: 200, ..shape(1) }, now), now + MS, "until the first may be forgotten");
