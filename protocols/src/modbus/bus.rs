@@ -27,8 +27,8 @@
 //!    unit answers. On a serial line the bus waits for silence instead, at most a second; a connection to one is dropped
 //!    if three doubts follow each other.
 //! 6. After a valid answer the first reconnect is immediate; then 100 ms · 2ⁿ, at most `reconnect_max`, of which a
-//!    random part between half and all is waited. A bus with `release` gives the connection up when nothing is due for a
-//!    second.
+//!    random part between half and all is waited. A bus with `release` gives the connection up when nothing is due for
+//!    250 ms, or twice the pause that it needs after connecting.
 //! 7. A block that is refused is cut in two (`split.rs`), within the poll as far as other polls leave time. A busy device
 //!    (exceptions 5 and 6) is asked again after 50 ms · 2ⁿ, five times at most and not beyond the period.
 //! 8. Ad-hoc questions go between the polls (`adhoc.rs`).
@@ -409,7 +409,9 @@ impl Bus {
             Link::Down { .. } => return Some(Mono::ZERO),
             Link::Up => self.ask_at(self.free_at.max(self.seen_at)),
         };
-        let mut first = ask;
+        // Once the line is quiet, it may be given up.
+        let release = (self.release && self.link == Link::Up && self.free_at > self.seen_at).then_some(self.free_at);
+        let mut first = ask.into_iter().chain(release).min();
         for slot in &self.slots {
             // Nothing happens to a poll before it is due, so most need no closer look.
             let due = slot.next_due();

@@ -519,16 +519,22 @@ fn units_that_went_silent_before_the_line_went_are_asked_at_once_when_it_is_back
 
 #[test]
 fn a_connection_is_given_up_between_polls_where_devices_want_it() {
-    let units = [(1, vec![request(Table::Holding, 0, 5, 10_000), request(Table::Input, 0, 5, 10_000)])];
-    for (keys, release) in [("release = true", true), ("release = false", false)] {
+    for (keys, period, release) in [
+        ("release = true", 10_000, true),
+        ("release = true\nquiet = '15ms'", 1_000, true),
+        ("release = true", 200, false),
+        ("release = true\nconnect_delay = '2s'", 3_000, false),
+        ("release = false", 10_000, false),
+    ] {
+        let units = [(1, vec![request(Table::Holding, 0, 5, period), request(Table::Input, 0, 5, period)])];
         let mut plant = Plant::new(&format!("tcp = 'h:502'\n{keys}"), &units, |question| {
             vec![Event::Bytes(MS, question.pack(&question.good()))]
         });
-        plant.run(100 * S);
+        plant.run(Duration::from_millis(u64::from(period) * 20));
         let traces = plant.check();
-        assert!(traces.values().flatten().all(|trace| brought_all(trace)));
-        let expected = if release { 9..=11 } else { 1..=1 };
-        assert!(expected.contains(&plant.connects), "{} connections", plant.connects);
+        assert!(traces.values().flatten().all(|trace| brought_all(trace)), "{keys}");
+        let expected = if release { 19..=21 } else { 1..=1 };
+        assert!(expected.contains(&plant.connects), "{keys}: {} connections", plant.connects);
         assert_eq!((plant.releases > 0, plant.disconnects), (release, 0));
     }
 }

@@ -8,8 +8,9 @@ use crate::modbus::slot::Slot;
 use crate::modbus::status::Trouble;
 use crate::time::Mono;
 
-/// Nothing due for so long: a connection that is to be released is.
-const RELEASE_AFTER: Duration = Duration::from_secs(1);
+/// Nothing due for so long: a connection that is to be released is. Shorter pauses are of no use to another master, and
+/// polls every second leave longer ones.
+const RELEASE_AFTER: Duration = Duration::from_millis(250);
 
 /// A connection that was away for so long may have been the reason why units were silent.
 const LOST_LONG: Duration = Duration::from_secs(1);
