@@ -1,9 +1,10 @@
 //! The profiles under `examples/profiles/`: each means what its source says, and says what it has to say.
 //!
-//! A profile NAME.toml has a folder `testcases/NAME/`: `device.toml`; `frames.hex`, for each planned request in turn the
-//! device's answer; `expected.txt`, the questions and what came of the answers, raw and real; and `real.txt`, the values
-//! as they were worked out from the source's description: point, real value, unit and label, or `-` where the device says
-//! that it has none. `UPDATE_GOLDEN=1` rewrites `expected.txt`. Nothing rewrites `real.txt`.
+//! A profile NAME.toml has a folder `testcases/NAME/`: `device.toml`; `registers.txt`, what the device holds, by table and
+//! address as on the wire; `expected.txt`, the questions of the plan, the device's answers and what comes of them, raw and
+//! real; and `real.txt`, the values as they were worked out from the source's description: point, real value, unit and
+//! label, or `-` where the device says that it has none. `UPDATE_GOLDEN=1` rewrites `expected.txt`. Nothing rewrites
+//! `real.txt`.
 #![allow(clippy::unwrap_used, reason = "a test that panics fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,33 +119,65 @@ fn label<'a>(point: &'a ModbusPoint, value: &Value) -> Option<&'a str> {
     point.point.labels.get(&(*bits as i64)).map(String::as_str)
 }
 
-/// Asks the device of the test case everything, and tells what was asked and said. The golden text, and all values.
+/// A device: what stands in its registers and, as 0 or 1, in its bits.
+struct Slave(BTreeMap<(String, u16), u16>);
+
+impl Slave {
+    /// `holding 40069: 0067 0032` is two registers in hexadecimal, `coil 0: 1 0` two bits; lines with `#` are comments.
+    fn parse(text: &str) -> Self {
+        let mut cells = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (place, content) = line.split_once(": ").unwrap();
+            let (table, first) = place.split_once(' ').unwrap();
+            for (address, cell) in (first.parse().unwrap()..).zip(content.split(' ')) {
+                let before = cells.insert((table.to_owned(), address), u16::from_str_radix(cell, 16).unwrap());
+                assert_eq!(before, None, "{table} {address} is there twice");
+            }
+        }
+        Self(cells)
+    }
+
+    /// Its answer to a question. What no line names is 0xDEAD, so that a value that is read there shows.
+    fn answer(&self, request: &plan::Request, unit: u8, transaction: u16) -> Vec<u8> {
+        let cells = (request.address..=request.address + (request.count - 1))
+            .map(|address| self.0.get(&(request.table.name().to_owned(), address)).copied().unwrap_or(0xDEAD));
+        let data: Vec<u8> = if request.table.is_bits() {
+            let mut data = vec![0; usize::from(request.count.div_ceil(8))];
+            cells.enumerate().for_each(|(bit, cell)| data[bit / 8] |= u8::from(cell == 1) << (bit % 8));
+            data
+        } else {
+            cells.flat_map(u16::to_be_bytes).collect()
+        };
+        let count = u8::try_from(data.len()).unwrap();
+        let [high, low] = transaction.to_be_bytes();
+        [vec![high, low, 0, 0, 0, count + 3, unit, request.table.function(), count], data].concat()
+    }
+}
+
+/// Asks the device of the test case everything. The golden text, and all values.
 fn converse<'a>(name: &str, device: &'a DeviceSpec) -> (String, BTreeMap<&'a str, Value>) {
     let requests = plan::plan(&device.points, device.caps);
-    let frames = case(name, "frames.hex");
-    let mut frames = frames.lines();
-    let (mut values, mut questions) = (BTreeMap::new(), Vec::new());
+    let slave = Slave::parse(&case(name, "registers.txt"));
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+    let (mut values, mut frames) = (BTreeMap::new(), Vec::new());
     for (transaction, request) in (1..).zip(&requests) {
-        let question = frame::question(request, device.unit, transaction);
-        questions.push(question.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "));
-        let Some(answer) = frames.next() else { continue };
-        let bytes = answer.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap());
-        let bytes: Vec<u8> = bytes.collect();
-        match frame::check(&bytes, request, device.unit, transaction) {
+        let answer = slave.answer(request, device.unit, transaction);
+        match frame::check(&answer, request, device.unit, transaction) {
             Ok(frame::Answer::Data(data)) => {
                 for (planned, sample) in request.points.iter().zip(decode::decode(request, data)) {
                     values.insert(device.points[planned.index as usize].point.name.as_str(), sample.value);
                 }
             }
-            other => panic!("{name}: {other:?}: {answer} does not answer {}", questions[questions.len() - 1]),
+            other => panic!("{name}: {other:?}: {}", hex(&answer)),
         }
+        frames.push((hex(&frame::question(request, device.unit, transaction)), hex(&answer)));
     }
-    assert_eq!(frames.next(), None, "{name}: more answers than questions");
     let mut text = String::new();
-    for (request, question) in requests.iter().zip(questions) {
+    for (request, (question, answer)) in requests.iter().zip(frames) {
         writeln!(text, "> {question}    {} every {} ms", request.table.name(), request.period_ms).unwrap();
+        writeln!(text, "< {answer}").unwrap();
         for point in request.points.iter().map(|planned| &device.points[planned.index as usize]) {
-            let Some(value) = values.get(point.point.name.as_str()) else { continue };
+            let value = &values[point.point.name.as_str()];
             write!(text, "{} [{}] {}", point.point.name, point.point.source, raw(point, value)).unwrap();
             match (Real::of(point, &values), label(point, value)) {
                 (Real::Missing, _) => text += " = not available",
@@ -183,10 +216,7 @@ fn each_gives_the_values_that_were_worked_out_by_hand() {
                 wrong.push(format!("{name} is not in real.txt"));
                 continue;
             };
-            let Some(value) = values.get(point.point.name.as_str()) else {
-                wrong.push(format!("{name} was not answered"));
-                continue;
-            };
+            let value = &values[point.point.name.as_str()];
             let (want, named) = Real::parse(want, &point.point.unit);
             let got = Real::of(point, &values);
             let label = label(point, value).filter(|_| got != Real::Missing).unwrap_or_default();
