@@ -24,18 +24,23 @@
 //!
 //! Limits: 64 questions, 16 units that repeat themselves; if more than 64 may still be answered, the bus waits.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::modbus::frame::rtu::{self, Here, Shape};
 use crate::time::Mono;
 
+const GONE_MAX: usize = 64;
+const REPEATERS_MAX: usize = 16;
 const REPEATS_FOR: Duration = Duration::from_secs(600);
 
 /// Questions whose answers may still come, once more or at all.
 #[derive(Debug, Default)]
 pub(crate) struct Late {
-    gone: heapless::Vec<Gone, 64>,
-    repeaters: heapless::Vec<Repeater, 16>,
+    /// At most [`GONE_MAX`]; never allocated on TCP.
+    gone: Vec<Gone>,
+    /// At most [`REPEATERS_MAX`].
+    repeaters: Vec<Repeater>,
     /// Until when nothing is asked.
     closed: Mono,
 }
@@ -65,7 +70,7 @@ impl Late {
     /// A question of `shape` is out no more; until `until` an answer may come.
     pub(crate) fn gone(&mut self, now: Mono, shape: Shape, question: [u8; 4], until: Mono, answer: Option<u16>) {
         self.gone.retain(|gone| gone.until > now);
-        if self.gone.is_full() {
+        if self.gone.len() >= GONE_MAX {
             // An answered one is the least loss, else the one that ends first.
             let worst = self.gone.iter().enumerate().min_by_key(|(_, gone)| (gone.answer.is_none(), gone.until));
             if let Some((index, _)) = worst {
@@ -75,8 +80,7 @@ impl Late {
                 }
             }
         }
-        // There is room.
-        let _ = self.gone.push(Gone { shape, question, until, answer, copies: 0 });
+        self.gone.push(Gone { shape, question, until, answer, copies: 0 });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -150,10 +154,10 @@ impl Late {
     pub(crate) fn repeater(&mut self, unit: u8, copies: u8, now: Mono) {
         let copies = copies.max(self.copies(unit, now));
         self.repeaters.retain(|one| one.unit != unit && one.until > now);
-        if self.repeaters.is_full() {
+        if self.repeaters.len() >= REPEATERS_MAX {
             self.repeaters.remove(0);
         }
-        let _ = self.repeaters.push(Repeater { unit, copies, until: now + REPEATS_FOR });
+        self.repeaters.push(Repeater { unit, copies, until: now + REPEATS_FOR });
     }
 }
 
