@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tributary_protocols::modbus::plan::Request;
 use tributary_protocols::modbus::register::Table;
 use tributary_protocols::modbus::status::DeviceState;
-use tributary_protocols::reading::Outcome;
+use tributary_protocols::reading::{Outcome, Status};
 
 use crate::plant::{Event, MS, Plant, Question, Random, S, brought_all, data, request, seed, times};
 
@@ -294,6 +294,26 @@ fn ten_hostile_devices_of_fifty_cost_the_others_nothing() {
             assert_eq!(lost, 0, "unit {unit} lost polls");
         }
     }
+}
+
+#[test]
+fn a_mute_device_is_two_runs_of_statuses() {
+    // Connected all the time, or refused from some moment on.
+    let units = [(1, vec![request(Table::Holding, 0, 3, 200)])];
+    let mut plant = Plant::new("tcp = 'h:502'\ntimeout = '100ms'\nreconnect_max = '5s'", &units, |_| Vec::new());
+    plant.run(120 * S);
+    let statuses = |plant: &Plant| {
+        let mut statuses: Vec<_> = plant.traces.iter().map(|trace| trace.outcome.clone()).collect();
+        statuses.dedup();
+        statuses
+    };
+    let [fail, out] = [Status::CommFail, Status::OutOfService].map(Outcome::All);
+    assert_eq!(statuses(&plant), [fail.clone(), out.clone()]);
+    assert!(plant.disconnects > 3);
+    plant.refuse = true;
+    plant.run(120 * S);
+    assert_eq!(statuses(&plant), [fail.clone(), out, fail]);
+    plant.check();
 }
 
 /// Bytes that look more or less like frames.

@@ -44,10 +44,11 @@ impl Bus {
         };
         self.counts.missed += 1;
         let silent = self.units.get(slot.unit).is_some_and(|unit| unit.silence.is_silent());
-        let trouble = if !matches!(self.link, Link::Up) {
-            Trouble::NoConnection
-        } else if silent {
+        // A connection that we dropped ourselves, because of the silence, changes nothing.
+        let trouble = if silent && self.lost_at.is_none() {
             Trouble::Silent
+        } else if !matches!(self.link, Link::Up) {
+            Trouble::NoConnection
         } else {
             slot.waiting.get_or_insert(due);
             Trouble::Overdue
