@@ -3,7 +3,7 @@
 //! Between plan and driver; pure, on the monotonic clock alone. The driver tells what happened (`handle_*`), asks what
 //! to do ([`poll`](Bus::poll)) and until when it may sleep ([`next_deadline`](Bus::next_deadline)).
 //!
-//! 1. One question is out at a time. An answer is believed only if nothing is wrong with it ([`frame`], `answer.rs`). A
+//! 1. One question is out at a time. An answer is believed only if nothing is wrong with it (`frame.rs`, `answer.rs`). A
 //!    late or doubled one is never taken for a fresh one: TCP numbers its questions, on a serial line `late.rs` sees to it.
 //! 2. Due times are start + phase + k · period: they never drift. Phases spread the units of a bus over the period (over
 //!    its first 10 s if it is longer, so that a new plant shows values soon), from one of its four quarters on; the

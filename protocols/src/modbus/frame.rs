@@ -1,7 +1,7 @@
 //! Frames: a question as bytes, and whether bytes are its answer.
 //!
 //! Between schedule and line. On TCP a frame is an MBAP header (Modbus Messaging on TCP/IP V1.0b, 3.1.3) and a PDU; on a
-//! serial line it is unit, PDU and CRC ([`rtu`]):
+//! serial line it is unit, PDU and CRC (`frame/rtu.rs`):
 //!
 //! ```text
 //!  0      2      4      6    7        8            9

@@ -11,7 +11,7 @@
 //!    exception says nothing, settles nothing, and is passed over.
 //! 4. An answer whose header and length were there and whose CRC was wrong was the answer: nothing more will come.
 //! 5. Some slaves, and lines with repeaters, answer twice. A second copy is seen when it comes while nothing of its
-//!    shape is out; from then on, for ten minutes, every answer of that unit holds its shape back until as many copies
+//!    shape is out; from then on, for a minute, every answer of that unit holds its shape back until as many copies
 //!    have come as ever did, or until `answer_max`. Before that is known, an answer that equals, to the byte, the one to
 //!    another question of that shape is kept for a moment: if a different one follows, that is the answer; if the same
 //!    follows, none is.
@@ -32,7 +32,7 @@ use crate::time::Mono;
 
 const GONE_MAX: usize = 64;
 const REPEATERS_MAX: usize = 16;
-const REPEATS_FOR: Duration = Duration::from_secs(600);
+const REPEATS_FOR: Duration = Duration::from_secs(60);
 
 /// Questions whose answers may still come, once more or at all.
 #[derive(Debug, Default)]
