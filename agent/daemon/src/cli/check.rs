@@ -14,7 +14,7 @@ pub(super) fn check(file: &Path, json: bool, with_plan: bool) -> ExitCode {
             Err(error) => eprintln!("error: the report cannot be written: {error}"),
         }
     } else {
-        eprint!("{}", report.render());
+        report.tell();
     }
     let Some(config) = config else {
         if !json {

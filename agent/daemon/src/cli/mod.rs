@@ -102,7 +102,7 @@ fn load_or_tell(file: &FileArg, occasion: Occasion) -> Option<Config> {
     if occasion == Occasion::Check && config.is_some() {
         report.warnings.clear();
     }
-    eprint!("{}", report.render());
+    report.tell();
     config
 }
 

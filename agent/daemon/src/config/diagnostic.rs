@@ -2,17 +2,27 @@
 //!
 //! One [`Diagnostic`] a fault. It carries the place as file, line, column and key, and the text of the source line, so
 //! that it can be shown long after the file was closed. `check --json` prints the six public fields and nothing else;
-//! people get the line with the fault underlined. The rendering is our own: twenty lines, against a dependency of
-//! twenty crates.
+//! people get what miette makes of it: the line with the fault underlined by its key, and the help. A terminal gets
+//! colours and drawn lines; a file, a pipe, a terminal that wants no colours and every test get plain ASCII.
 //!
-//! Limits: a source line is shown up to [`SHOWN`] characters; a [`Report`] keeps [`MOST`] errors and counts the rest.
+//! Limits: messages are wrapped at [`WIDTH`] columns, and as much of a source line is shown; a [`Report`] keeps [`MOST`]
+//! errors and counts the rest.
 
 use std::fmt;
+use std::io::IsTerminal;
+use std::ops::Range;
 
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, Severity, SourceCode,
+    SourceSpan, SpanContents,
+};
 use serde::Serialize;
 
-/// Longest part of a source line that is shown, in characters.
-const SHOWN: usize = 160;
+/// Columns that a report takes at most, but for words and paths that are longer.
+const WIDTH: usize = 120;
+
+/// Longest part of a source line that is shown, in characters: what of [`WIDTH`] the margin leaves.
+const SHOWN: usize = 108;
 
 /// Most errors a report keeps; after as many a person begins at the top anyway.
 pub const MOST: usize = 200;
@@ -69,35 +79,120 @@ impl Diagnostic {
         }
     }
 
-    /// Writes it for people: the message, the place, the source line with the fault underlined, the help.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn render(&self, kind: &str, out: &mut impl fmt::Write) -> fmt::Result {
-        writeln!(out, "{kind}: {}", self.message)?;
-        let number = self.line.to_string();
-        let margin = " ".repeat(number.len());
-        write!(out, "{margin}--> {}:{}:{}", self.file, self.line, self.column)?;
-        if !self.key.is_empty() {
-            write!(out, " ({})", self.key)?;
+    /// What of the source line is shown, and which bytes of that are at fault.
+    fn excerpt(&self) -> (String, Range<usize>) {
+        // A window on a long line, so that the fault is inside it.
+        let first = if self.column > SHOWN { self.column - SHOWN / 2 } else { 1 };
+        let window = self.text.chars().skip(first - 1).take(SHOWN);
+        let shown: String = window.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut shown = shown.trim_end().to_owned();
+        let byte = |shown: &str, nth: usize| shown.char_indices().nth(nth).map_or(shown.len(), |(at, _)| at);
+        let start = byte(&shown, self.column.saturating_sub(first));
+        if start == shown.len() {
+            // What is missing at the end of a line is underlined there.
+            shown.push(' ');
         }
-        writeln!(out)?;
-        if !self.text.is_empty() {
-            // A window on a long line, so that the fault is inside it.
-            let first = if self.column > SHOWN { self.column - SHOWN / 2 } else { 1 };
-            let shown: String =
-                self.text.chars().skip(first - 1).take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-            let room = shown.chars().count() + 1;
-            let indent = (self.column - first).min(room - 1);
-            let width = self.width.clamp(1, (room - indent).max(1));
-            writeln!(out, "{margin} |")?;
-            writeln!(out, "{number} | {}", shown.trim_end())?;
-            writeln!(out, "{margin} | {}{}", " ".repeat(indent), "^".repeat(width))?;
-        }
-        if !self.help.is_empty() {
-            writeln!(out, "{margin} = help: {}", self.help)?;
-        }
-        Ok(())
+        let end = byte(&shown, self.column.saturating_sub(first).saturating_add(self.width.max(1)));
+        (shown, start..end.max(start + 1))
+    }
+}
+
+/// How severe it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Must be put right.
+    Error,
+    /// Should be looked at.
+    Warning,
+}
+
+/// How a report is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// ASCII without colours, for files, pipes, logs.
+    Plain,
+    /// Coloured, with drawn lines.
+    Coloured,
+}
+
+impl Look {
+    /// Draws one fault: the message, the place, the source line with the fault underlined, the help.
+    fn draw(self, kind: Kind, diagnostic: &Diagnostic, out: &mut impl fmt::Write) -> fmt::Result {
+        let mut theme = match self {
+            Self::Plain => GraphicalTheme::none(),
+            Self::Coloured => GraphicalTheme::unicode(),
+        };
+        theme.characters.error = "error:".into();
+        theme.characters.warning = "warning:".into();
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(WIDTH)
+            .with_break_words(false)
+            .without_syntax_highlighting();
+        let (shown, fault) = diagnostic.excerpt();
+        handler.render_report(out, &Drawn { kind, diagnostic, shown: &shown, fault })
+    }
+}
+
+/// A fault as miette asks for it. Its only source line is the one at fault: the rest of the file is closed by now.
+#[derive(Debug)]
+struct Drawn<'d> {
+    kind: Kind,
+    diagnostic: &'d Diagnostic,
+    shown: &'d str,
+    fault: Range<usize>,
+}
+
+impl fmt::Display for Drawn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.diagnostic.message)
+    }
+}
+
+impl std::error::Error for Drawn<'_> {}
+
+impl miette::Diagnostic for Drawn<'_> {
+    /// The place, where no source line tells it.
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let Diagnostic { file, line, column, key, text, .. } = self.diagnostic;
+        let key = if key.is_empty() { String::new() } else { format!(" ({key})") };
+        text.is_empty().then(|| Box::new(format!("{file}:{line}:{column}{key}")) as _)
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        Some(match self.kind {
+            Kind::Error => Severity::Error,
+            Kind::Warning => Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        (!self.diagnostic.help.is_empty()).then(|| Box::new(&self.diagnostic.help) as _)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        (!self.diagnostic.text.is_empty()).then_some(self)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let key = (!self.diagnostic.key.is_empty()).then(|| self.diagnostic.key.clone());
+        let label = LabeledSpan::new_primary_with_span(key, self.fault.clone());
+        (!self.diagnostic.text.is_empty()).then(|| Box::new(std::iter::once(label)) as _)
+    }
+}
+
+impl SourceCode for Drawn<'_> {
+    fn read_span<'a>(
+        &'a self,
+        _: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        // Asked without lines around it, it is the place for the head line that is wanted.
+        let column = if before + after == 0 { self.diagnostic.column.saturating_sub(1) } else { 0 };
+        let line = self.diagnostic.line.saturating_sub(1);
+        let whole = SourceSpan::from(0..self.shown.len());
+        let name = self.diagnostic.file.clone();
+        Ok(Box::new(MietteSpanContents::new_named(name, self.shown.as_bytes(), whole, line, column, 1)))
     }
 }
 
@@ -148,16 +243,26 @@ impl Report {
         self.ok = self.errors.is_empty();
     }
 
-    /// All of it for people, errors last, where the eye is.
+    /// Prints it on stderr, coloured if that is a terminal and `NO_COLOR` is not set (no-color.org).
+    pub fn tell(&self) {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let look = if wanted && std::io::stderr().is_terminal() { Look::Coloured } else { Look::Plain };
+        eprint!("{}", self.draw(look));
+    }
+
+    /// All of it in plain text.
     #[must_use]
     pub fn render(&self) -> String {
+        self.draw(Look::Plain)
+    }
+
+    /// Errors last, where the eye is.
+    fn draw(&self, look: Look) -> String {
         let mut out = String::new();
-        for warning in &self.warnings {
-            let _ = warning.render("warning", &mut out);
-            out.push('\n');
-        }
-        for error in &self.errors {
-            let _ = error.render("error", &mut out);
+        let warnings = self.warnings.iter().map(|warning| (Kind::Warning, warning));
+        for (kind, diagnostic) in warnings.chain(self.errors.iter().map(|error| (Kind::Error, error))) {
+            // A string takes everything.
+            let _ = look.draw(kind, diagnostic, &mut out);
             out.push('\n');
         }
         if self.unlisted > 0 {
@@ -170,6 +275,12 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn drawn(fault: &Diagnostic, look: Look) -> String {
+        let mut out = String::new();
+        look.draw(Kind::Error, fault, &mut out).expect("a string takes everything");
+        out
+    }
 
     #[test]
     fn a_fault_is_shown_with_its_line_underlined() {
@@ -184,22 +295,29 @@ mod tests {
             width: 6,
             of_shape: false,
         };
-        let mut out = String::new();
-        fault.render("error", &mut out).expect("a string takes everything");
+        let plain = drawn(&fault, Look::Plain);
         assert_eq!(
-            out,
-            "error: baud is not a rate\n  --> agent.toml:12:8 (bus[0].baud)\n   |\n12 | baud = \"fast\"\n   |        ^^^^^^\n   = help: try 9600\n"
+            plain,
+            "  error: baud is not a rate\n    ,-[agent.toml:12:8]\n 12 | baud = \"fast\"\n    :        ^^^|^^\n    :           `-- bus[0].baud\n    `----\n  help: try 9600\n"
         );
+        let coloured = drawn(&fault, Look::Coloured);
+        assert!(coloured.contains("\x1b[31m") && coloured.contains('│'), "{coloured}");
     }
 
     #[test]
     fn places_outside_the_line_do_not_panic() {
         let mut fault = Diagnostic::of_file("a", "m", "");
-        for (column, width, text) in [(1, 0, "x"), (500, 9, "x"), (3, usize::MAX, "ab"), (400, 4, &"y".repeat(900))] {
-            fault.column = column;
-            fault.width = width;
-            fault.text = text.to_owned();
-            fault.render("error", &mut String::new()).expect("a string takes everything");
+        assert!(drawn(&fault, Look::Plain).contains("a:1:1"));
+        let long = "y".repeat(900);
+        for (column, width, text) in
+            [(1, 0, "x"), (500, 9, "x"), (3, usize::MAX, "ab"), (400, 4, &long), (0, 1, "\t\u{85}é"), (2, 1, "  ")]
+        {
+            (fault.column, fault.width, fault.text) = (column, width, text.to_owned());
+            for look in [Look::Plain, Look::Coloured] {
+                let out = drawn(&fault, look);
+                assert!(out.contains(&format!("a:1:{}", column.max(1))), "{out}");
+                assert!(out.lines().all(|line| look == Look::Coloured || line.chars().count() <= WIDTH), "{out}");
+            }
         }
     }
 }
