@@ -4,6 +4,7 @@
 
 mod beside;
 mod faults;
+mod forecast;
 mod plant;
 mod refusals;
 mod serial;
