@@ -19,7 +19,7 @@ use core::time::Duration;
 
 pub use bus::{BusSpec, Framing, Link, SerialLine, resolve_bus};
 
-use crate::fault::{Fault, Faults};
+use crate::fault::{Fault, Faults, one_of};
 use relations::Placed;
 use rows::Rows;
 
@@ -153,7 +153,7 @@ pub fn resolve_plant<'a>(
         if !bus_names.contains(device.bus.as_str()) {
             let help = match bus_names.is_empty() {
                 true => "add a [[bus]]".into(),
-                false => format!("one of: {}", bus_names.iter().copied().collect::<Vec<_>>().join(", ")),
+                false => one_of(&device.bus, bus_names.iter().copied()),
             };
             faults.add("bus", format!("no [[bus]] is called {:?}", device.bus), help);
         }

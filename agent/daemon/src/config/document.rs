@@ -256,6 +256,11 @@ impl Fault {
                         return (format!("`{given}` is none of the choices"), suggest(given, &known));
                     }
                 }
+                if let Some(given) =
+                    message.strip_prefix("no type is called \"").and_then(|rest| rest.split('"').next())
+                {
+                    return (message.to_owned(), type_meant(given));
+                }
                 if message == "wanted string or table" {
                     return ("wrong value: expected a string".into(), String::new());
                 }
@@ -286,6 +291,24 @@ fn plainly(wanted: &str) -> &str {
         other if other.starts_with("struct ") || other == "a map" => "a table",
         other => other,
     }
+}
+
+/// What a type may be called elsewhere, where that is one type and no other: `int` is 16 bits to one and 32 to another.
+fn type_meant(given: &str) -> String {
+    let ty = match given.to_ascii_lowercase().as_str() {
+        "bit" | "boolean" => "bool",
+        "word" | "uint16" | "ushort" => "u16",
+        "int16" => "i16",
+        "dword" | "udint" | "uint32" => "u32",
+        "dint" | "int32" => "i32",
+        "lword" | "qword" | "ulint" | "uint64" => "u64",
+        "lint" | "int64" => "i64",
+        "float" | "float32" | "real" | "single" => "f32",
+        "double" | "float64" | "lreal" => "f64",
+        "string" | "ascii" | "text" => "string(N)",
+        _ => return String::new(),
+    };
+    format!("did you mean `{ty}`?")
 }
 
 /// Names the nearest of the known words, then all of them.

@@ -15,7 +15,7 @@ use tributary_protocols::modbus::config::{Bus, BusSpec, Device, DeviceSpec, Poin
 use tributary_protocols::mqtt;
 
 use super::diagnostic::{Diagnostic, Report};
-use super::document::{Document, Source, join};
+use super::document::{Document, Source, join, suggest};
 use super::files::FileRef;
 use super::{AgentConfig, Check, links};
 
@@ -321,7 +321,12 @@ fn read_profiles(
         let Some(path) = folders.iter().map(|folder| folder.join(&file)).find(|path| path.exists()) else {
             let searched = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
             let message = format!("there is no profile {file} in {searched}");
-            check.error(&key, message, "put it there, or add its folder to agent.profiles");
+            let mut help = "put it there, or add its folder to agent.profiles".to_owned();
+            let there = names_in(&folders);
+            if !there.is_empty() {
+                help = format!("{}; or {help}", suggest(name, &there));
+            }
+            check.error(&key, message, help);
             continue;
         };
         match Source::read(&path) {
@@ -336,6 +341,16 @@ fn read_profiles(
         }
     }
     (files, profiles)
+}
+
+/// The profiles that are there, some of them at least.
+fn names_in(folders: &[PathBuf]) -> Vec<String> {
+    let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().take(200).flatten();
+    let mut names: Vec<String> =
+        files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// A profile, and the numbers in its file of the rows that could be read.

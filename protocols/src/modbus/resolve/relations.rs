@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::ModbusPoint;
-use crate::fault::{Fault, Faults};
+use crate::fault::{Fault, Faults, one_of};
 use crate::value::{PointType, Scale};
 
 /// A resolved row, and where it stands.
@@ -47,7 +47,13 @@ pub(super) fn scales(points: &[Placed], list: &mut Vec<Fault>) {
             continue;
         }
         let Some(scale) = points.iter().find(|other| other.point.point.name == *name) else {
-            let help = "the name of an integer point of the same device, which holds the power of ten";
+            let own = placed.point.point.name.as_str();
+            let integers = points.iter().map(|other| &other.point.point).filter(|point| point.ty == PointType::Int);
+            let names: Vec<&str> = integers.map(|point| point.name.as_str()).filter(|other| *other != own).collect();
+            let mut help = String::from("an integer point of the same device, which holds the power of ten");
+            if !names.is_empty() {
+                help = format!("{help}; {}", one_of(name, names));
+            }
             faults.add("scale_from", format!("the device has no point {name:?}"), help);
             continue;
         };

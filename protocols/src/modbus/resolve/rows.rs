@@ -7,7 +7,7 @@ use alloc::string::String;
 use super::ModbusPoint;
 use super::address::place;
 use super::sentinel::sentinel;
-use crate::fault::Faults;
+use crate::fault::{Faults, one_of};
 use crate::modbus::config::{Addressing, Caps, PointRow, Slice};
 use crate::modbus::register::{Order, RegisterType, Table};
 use crate::number::Number;
@@ -104,10 +104,9 @@ impl Rows<'_> {
             (Some(group), None) => match self.groups.get(group.as_str()) {
                 Some(period) => *period,
                 None => {
-                    let known = self.groups.keys().copied().collect::<alloc::vec::Vec<_>>().join(", ");
-                    let help = match known.is_empty() {
+                    let help = match self.groups.is_empty() {
                         true => format!("groups = {{ {group} = \"10s\" }} at the device or in its profile"),
-                        false => format!("one of: {known}; or add it to `groups`"),
+                        false => format!("{}; or add it to `groups`", one_of(group, self.groups.keys().copied())),
                     };
                     faults.add("group", format!("no group is called {group:?}"), help);
                     self.period
