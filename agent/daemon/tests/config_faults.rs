@@ -119,6 +119,25 @@ fn secrets_must_not_be_open_to_everyone() {
 }
 
 #[test]
+fn a_key_of_a_bus_must_not_be_open_to_everyone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name);
+    for (name, kind) in [("ca.pem", "CERTIFICATE"), ("c.pem", "CERTIFICATE"), ("c.key", "PRIVATE KEY")] {
+        std::fs::write(path(name), format!("-----BEGIN {kind}-----\nAAAA\n-----END {kind}-----\n")).expect("written");
+    }
+    let text = "[agent]\nsite = \"s\"\nid = \"a\"\nstate_dir = \".\"\n[uplink]\nurl = \"mqtt://127.0.0.1\"\n[[bus]]\n\
+                name = \"plc\"\ntls = \"192.0.2.1\"\nca = \"ca.pem\"\ncert = \"c.pem\"\nkey = \"c.key\"\n";
+    let file = path("agent.toml");
+    std::fs::write(&file, text).expect("written");
+    for (mode, errors) in [(0o644, 1), (0o600, 0)] {
+        std::fs::set_permissions(path("c.key"), std::fs::Permissions::from_mode(mode)).expect("set");
+        let (_, report) = check(&file);
+        let keys: Vec<_> = report.errors.iter().map(|error| (error.line, error.key.as_str())).collect();
+        assert_eq!(keys, [(12, "bus[0].key")][..errors], "{mode:o}: {}", report.render());
+    }
+}
+
+#[test]
 fn json_holds_six_fields_a_fault() {
     let (_, report) = check(&Path::new(CASES).join("unit-zero.toml"));
     let json = serde_json::to_value(&report).expect("a report is JSON");

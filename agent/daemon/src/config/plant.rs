@@ -322,7 +322,7 @@ fn read_profiles(
             let searched = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
             let message = format!("there is no profile {file} in {searched}");
             let mut help = "put it there, or add its folder to agent.profiles".to_owned();
-            let there = names_in(&folders);
+            let there = names_in(folders);
             if !there.is_empty() {
                 help = format!("{}; or {help}", suggest(name, &there));
             }
