@@ -1,5 +1,5 @@
-//! What was forecast of a bus against what it then does: its load within 5 %, no poll missed where it fits, polls missed
-//! where it is impossible.
+//! How fast a line goes, and what was forecast of it against what it then does: its load within 5 %, no poll missed where
+//! it fits, polls missed where it is impossible.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tributary_protocols::modbus::forecast::{Forecast, Verdict};
 use tributary_protocols::modbus::plan::Request;
 use tributary_protocols::modbus::register::Table;
 
-use crate::plant::{Event, Plant, S, brought_all, devices, request};
+use crate::plant::{Event, MS, Plant, Question, S, brought_all, devices, request};
 
 /// A line's keys, its units, the milliseconds after which they answer, and what `check` should say.
 type Case = (&'static str, Vec<(u8, Vec<Request>)>, u64, Verdict);
@@ -67,4 +67,60 @@ fn what_is_forecast_is_what_happens() {
             }
         }
     }
+}
+
+fn standard(unit: u8) -> (u8, Vec<Request>) {
+    (unit, vec![request(Table::Holding, 0, 40, 1_000), request(Table::Input, 100, 20, 1_000)])
+}
+
+/// What the line needs for the questions that were asked: bytes, silence, and the slave's time.
+fn limit(plant: &Plant, answer: Duration) -> Duration {
+    let one = |question: &Question| {
+        let bytes = question.frame.len() + question.pack(&question.good()).len();
+        plant.character * u32::try_from(bytes).unwrap() + answer + plant.spec.quiet
+    };
+    plant.asked.iter().map(|(_, question)| one(question)).sum()
+}
+
+#[test]
+fn a_full_line_is_used_to_its_physical_limit() {
+    for (baud, answer) in [(9_600, 20), (19_200, 5), (19_200, 30), (115_200, 2)] {
+        // 20 units, 40 requests: more than a second's worth.
+        let units: Vec<_> = (1..=20).map(standard).collect();
+        let answer = Duration::from_millis(answer);
+        let mut plant = Plant::new(&format!("serial = '/dev/x'\nbaud = {baud}"), &units, move |question| {
+            vec![Event::Bytes(answer, question.pack(&question.good()))]
+        });
+        plant.run(60 * S);
+        plant.check();
+        let limit = limit(&plant, answer);
+        let status = plant.bus.status(plant.now);
+        let took = 60.0 / limit.as_secs_f64();
+        println!("{baud} baud, {answer:?}: {took:.4} of the limit; utilisation {}", status.utilisation);
+        if baud < 100_000 {
+            assert!((0.99..=1.05).contains(&took), "{took} of the physical limit");
+            let cycle = limit / u32::try_from(plant.asked.len()).unwrap() * 40;
+            let off = status.cycle.as_secs_f64() / cycle.as_secs_f64();
+            assert!((0.97..=1.03).contains(&off), "it says {:?}, it is {cycle:?}", status.cycle);
+            let (mut list, _) = devices(&(1..=20).map(standard).collect::<Vec<_>>());
+            list.iter_mut().for_each(|device| device.timing.answer_time = Some(answer));
+            let forecast = Forecast::new(&plant.spec, &list).cycle;
+            let measured = 60 * S * 40 / u32::try_from(plant.asked.len()).unwrap();
+            let off = forecast.as_secs_f64() / measured.as_secs_f64();
+            assert!((0.95..=1.05).contains(&off), "{forecast:?} was forecast, it is {measured:?}");
+        }
+        assert!(status.devices.iter().all(|device| device.answer_mean.abs_diff(answer) < MS / 10), "{status:?}");
+    }
+}
+
+#[test]
+fn slow_points_cost_the_fast_ones_no_poll() {
+    // Every ten seconds some 2.4 s of slow questions are due at once.
+    let slow = (0..20).map(|n| request(Table::Input, 100 * n, 40, 10_000)).collect();
+    let units = [(1, vec![request(Table::Holding, 0, 5, 500)]), (2, slow)];
+    let mut plant = Plant::new("serial = '/dev/x'\nbaud = 9600", &units, |question| {
+        vec![Event::Bytes(5 * MS, question.pack(&question.good()))]
+    });
+    plant.run(120 * S);
+    assert!(plant.check().values().flatten().all(|trace| brought_all(trace)));
 }
