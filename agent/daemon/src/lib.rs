@@ -12,6 +12,7 @@ pub mod memory;
 pub mod mqtt;
 pub mod notices;
 pub mod run;
+pub mod simulate;
 pub mod socket;
 pub mod status;
 pub mod store;

@@ -7,6 +7,7 @@ mod check;
 mod line;
 mod plan;
 mod probe;
+mod simulate;
 mod status;
 
 use std::io::IsTerminal;
@@ -52,6 +53,8 @@ pub enum Command {
     },
     /// Read registers of a device and show every way they can be meant
     Probe(Box<probe::ProbeArgs>),
+    /// Serve the configured devices as Modbus slaves, for tests without hardware
+    Simulate(simulate::SimulateArgs),
     /// Ask the running agent how it is
     Status {
         /// The configuration.
@@ -67,7 +70,7 @@ pub enum Command {
 }
 
 /// `-c FILE`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct FileArg {
     /// The configuration, a TOML file
     #[arg(short, long = "config", value_name = "FILE")]
@@ -88,6 +91,7 @@ impl Cli {
             },
             Command::Check { file, json, plan } => check::check(&file.config, json, plan),
             Command::Probe(args) => probe::probe(&args),
+            Command::Simulate(args) => simulate::simulate(&args),
             Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {
                 Some(config) => status::status(&config.agent.socket(), json, watch),
                 None => ExitCode::from(BAD_CONFIGURATION),

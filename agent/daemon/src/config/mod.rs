@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tributary_core::model::Model;
+use tributary_protocols::modbus::config::DeviceSpec;
 use tributary_protocols::units::{Size, Span};
 
 mod build;
@@ -60,6 +61,8 @@ pub struct Config {
     pub model: Model,
     /// The Modbus buses and what is asked on each.
     pub buses: Vec<BusSource>,
+    /// The Modbus devices, as configured; none on [`Occasion::Run`], which needs them no more.
+    pub devices: Vec<DeviceSpec>,
     /// The MQTT brokers and what is taken from each.
     pub brokers: Vec<BrokerSource>,
     /// SHA-256 of the file and the profiles as read, in lower-case hex: each preceded by its length as 8 bytes,
@@ -158,7 +161,19 @@ fn read(
         hash.update(text.as_bytes());
     }
     let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Some(Config { file: file.to_path_buf(), agent, uplink, batch, spool, model, buses, brokers, sha256, catalog_bytes })
+    Some(Config {
+        file: file.to_path_buf(),
+        agent,
+        uplink,
+        batch,
+        spool,
+        model,
+        buses,
+        devices: if occasion == Occasion::Run { Vec::new() } else { plant.devices },
+        brokers,
+        sha256,
+        catalog_bytes,
+    })
 }
 
 /// What a check works with: the document, the report, and where relative paths begin.

@@ -82,15 +82,14 @@ impl Kind {
     }
 
     fn text(self, bits: u64) -> String {
-        let float = |shown: String, real: f64| match real.abs() {
-            1e-4..1e9 | 0.0 => shown,
-            _ => format!("{real:e}"),
-        };
+        let short = (1e-4..1e9).contains(&self.real(bits).abs()) || self.real(bits) == 0.0;
         match self {
             Self::U32 | Self::U64 => bits.to_string(),
             Self::I32 | Self::I64 => bits.cast_signed().to_string(),
-            Self::F32 => float(f32::from_bits(bits as u32).to_string(), self.real(bits)),
-            Self::F64 => float(f64::from_bits(bits).to_string(), self.real(bits)),
+            Self::F32 if short => f32::from_bits(bits as u32).to_string(),
+            Self::F32 => format!("{:e}", f32::from_bits(bits as u32)),
+            Self::F64 if short => f64::from_bits(bits).to_string(),
+            Self::F64 => format!("{:e}", f64::from_bits(bits)),
         }
     }
 
