@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tributary::status::{Status, ask};
+use tributary::{socket, status::Status};
 
 use crate::gateway::configuration;
 use crate::machines::{FURNACE, METER, PRESS};
@@ -162,7 +162,7 @@ impl Stage {
         let receiver = start("receiver", &["receiver", &port.to_string(), &database.display().to_string()])?;
         let agent = start("agent", &["agent", &config.display().to_string()])?;
         let socket = folder.join("status.sock");
-        eventually("the agent", || ask(&socket).is_ok_and(|status| status.buses.iter().all(|bus| bus.connected)))
+        eventually("the agent", || socket::status(&socket).is_ok_and(|status| status.buses.iter().all(|bus| bus.connected)))
             .await?;
         let sensors = ["north", "south", "west"].into_iter().zip(11..);
         let sensors = sensors.map(|(name, seed)| Sensor::start(name, cell_port, seed)).collect();
@@ -242,7 +242,7 @@ impl Stage {
             bail!("the sensor {} has lost the cell's broker", sensor.name);
         }
         let socket = self.socket.clone();
-        let status = tokio::task::spawn_blocking(move || ask(&socket).ok()).await?;
+        let status = tokio::task::spawn_blocking(move || socket::status(&socket).ok()).await?;
         if let Some(status) = &status {
             for line in self.narrator.compare(status) {
                 view.say(self.second(), &line);
