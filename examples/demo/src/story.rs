@@ -162,8 +162,10 @@ impl Stage {
         let receiver = start("receiver", &["receiver", &port.to_string(), &database.display().to_string()])?;
         let agent = start("agent", &["agent", &config.display().to_string()])?;
         let socket = folder.join("status.sock");
-        eventually("the agent", || socket::status(&socket).is_ok_and(|status| status.buses.iter().all(|bus| bus.connected)))
-            .await?;
+        eventually("the agent", || {
+            socket::status(&socket).is_ok_and(|status| status.buses.iter().all(|bus| bus.connected))
+        })
+        .await?;
         let sensors = ["north", "south", "west"].into_iter().zip(11..);
         let sensors = sensors.map(|(name, seed)| Sensor::start(name, cell_port, seed)).collect();
         let (narrator, marks, began) = (Narrator::default(), Marks::default(), Instant::now());
