@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod field;
+pub mod import;
 pub mod memory;
 pub mod mqtt;
 pub mod notices;

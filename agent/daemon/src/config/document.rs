@@ -98,6 +98,8 @@ impl Source {
 pub(crate) struct Document<'a> {
     pub(crate) source: &'a Source,
     pub(crate) root: DeTable<'a>,
+    /// Whether it is a register table, whose keys are columns (`table.rs`).
+    pub(crate) rows_are_lines: bool,
 }
 
 impl<'a> Document<'a> {
@@ -105,7 +107,7 @@ impl<'a> Document<'a> {
     pub(crate) fn parse(source: &'a Source, report: &mut Report) -> Option<Self> {
         let (root, errors) = DeTable::parse_recoverable(&source.text);
         if errors.is_empty() {
-            return Some(Self { source, root: root.into_inner() });
+            return Some(Self { source, root: root.into_inner(), rows_are_lines: false });
         }
         let mut last_line = 0;
         for error in errors.iter().take(FAULTS) {
@@ -179,7 +181,10 @@ impl<'a> Document<'a> {
                     (_, Some(span)) if !span.is_empty() => span,
                     _ => self.locate(&full),
                 };
-                let (message, help) = fault.words(inner.message());
+                let (message, mut help) = fault.words(inner.message());
+                if let (Fault::Missing(name), true) = (&fault, self.rows_are_lines) {
+                    help = format!("fill the cell in the column `{name}`");
+                }
                 let mut diagnostic = self.source.diagnostic(place, full, message, help);
                 diagnostic.of_shape = true;
                 report.error(diagnostic);

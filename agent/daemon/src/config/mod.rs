@@ -11,6 +11,8 @@
 //! | `diagnostic.rs` | faults and how they are shown |
 //! | `sections.rs` | `[agent] [uplink] [batch] [spool]` |
 //! | `plant.rs` | `[[bus]] [[device]] [[mqtt]]` and profiles |
+//! | `profiles.rs` | the files of profiles |
+//! | `table.rs` | the points of a profile as CSV |
 //! | `build.rs` | the checked plant as the pipeline's model and the drivers' lists |
 //! | `ceilings.rs` | what of it is too large, and how large the catalogue is |
 //!
@@ -31,18 +33,23 @@ pub mod endpoint;
 mod files;
 mod links;
 mod plant;
+mod profiles;
 mod schedule;
 mod sections;
+mod table;
 mod topic;
 
 pub use build::{BrokerSource, BusSource};
 pub use diagnostic::{Diagnostic, Report};
 pub use endpoint::Endpoint;
 pub use files::FileRef;
+pub(crate) use document::Source;
+pub(crate) use profiles::profile_file;
+pub(crate) use table::COLUMNS;
 pub(crate) use schedule::ms;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
 
-use document::{Document, Source, suggest};
+use document::{Document, suggest};
 
 /// A configuration without faults, and what follows from it.
 #[derive(Clone, Debug)]
@@ -65,8 +72,8 @@ pub struct Config {
     pub devices: Vec<DeviceSpec>,
     /// The MQTT brokers and what is taken from each.
     pub brokers: Vec<BrokerSource>,
-    /// SHA-256 of the file and the profiles as read, in lower-case hex: each preceded by its length as 8 bytes,
-    /// big-endian, the profiles in the order of their names.
+    /// SHA-256 of the file, the profiles and their tables as read, in lower-case hex: each preceded by its length as 8 bytes,
+    /// big-endian, profiles and tables in the order of their names.
     pub sha256: String,
     /// Bytes of the first catalogue as it is published.
     pub catalog_bytes: usize,

@@ -5,7 +5,6 @@
 //! [`Places`] leads from those to the places in the file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -15,8 +14,9 @@ use tributary_protocols::modbus::config::{Bus, BusSpec, Device, DeviceSpec, Poin
 use tributary_protocols::mqtt;
 
 use super::diagnostic::{Diagnostic, Report};
-use super::document::{Document, Source, join, suggest};
+use super::document::{Document, Source, join};
 use super::files::FileRef;
+use super::profiles::{ProfileDocument, read_profiles};
 use super::{AgentConfig, Check, links};
 
 /// Most buses, devices or brokers.
@@ -31,21 +31,15 @@ pub(super) struct Plant {
 }
 
 /// Entries that could be read, where each stands in the file, and whether that is all of them.
-struct Places<T> {
-    entries: Vec<T>,
-    places: Vec<Place>,
+pub(super) struct Places<T> {
+    pub(super) entries: Vec<T>,
+    pub(super) places: Vec<Place>,
     whole: bool,
 }
 
-/// A profile's file: its text, and the numbers in it of the rows that could be read.
-struct ProfileFile {
-    source: Source,
-    rows: Vec<usize>,
-}
-
 /// Where an entry stands: its number in the file, those of its rows, and whether all of these could be read.
-struct Place {
-    index: usize,
+pub(super) struct Place {
+    pub(super) index: usize,
     rows: Vec<usize>,
     whole: bool,
 }
@@ -67,7 +61,7 @@ impl<T> Places<T> {
     }
 }
 
-/// Reads all of it. The second is every profile file that was read, by name.
+/// Reads all of it. The second is every file of a profile that was read, by name.
 pub(super) fn read(
     agent: Option<&AgentConfig>,
     check: &mut Check<'_, '_>,
@@ -78,11 +72,12 @@ pub(super) fn read(
         entries::<mqtt::config::Broker, mqtt::config::PointRow>(check, "mqtt", |broker, rows| broker.point = rows);
     let folders = agent.map(|agent| agent.profiles.clone()).unwrap_or_default();
     let (files, profiles) = read_profiles(&devices, &folders, check);
-    let documents: BTreeMap<&str, (Document<'_>, &[usize])> = files
+    let documents: BTreeMap<&str, ProfileDocument<'_>> = files
         .iter()
         .filter_map(|(name, file)| {
             let document = Document::parse(&file.source, &mut Report::default())?;
-            Some((name.as_str(), (document, file.rows.as_slice())))
+            let table = file.table.as_ref().map(|table| table.document(&mut Report::default()));
+            Some((name.as_str(), ProfileDocument { document, table, rows: &file.rows }))
         })
         .collect();
 
@@ -160,7 +155,12 @@ pub(super) fn read(
         _ => None,
     };
     drop(documents);
-    (plant, files.into_iter().map(|(name, file)| (name, file.source)).collect())
+    let mut texts = BTreeMap::new();
+    for (name, file) in files {
+        texts.extend(file.table.map(|table| (format!("{name}.csv"), table.source)));
+        texts.insert(name, file.source);
+    }
+    (plant, texts)
 }
 
 /// Whether a fault only follows from another that is named already: the bus is there but could not be read, the profile
@@ -191,7 +191,7 @@ fn follows(
 }
 
 /// An error where it belongs.
-fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usize])>, fault: Fault, path: &str) {
+fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, ProfileDocument<'_>>, fault: Fault, path: &str) {
     if !check.report.is_full() {
         let diagnostic = placed(check, profiles, fault, path);
         check.report.error(diagnostic);
@@ -201,7 +201,7 @@ fn say(check: &mut Check<'_, '_>, profiles: &BTreeMap<&str, (Document<'_>, &[usi
 /// Puts a fault where it belongs: the profile's file, or the configuration.
 fn placed(
     check: &Check<'_, '_>,
-    profiles: &BTreeMap<&str, (Document<'_>, &[usize])>,
+    profiles: &BTreeMap<&str, ProfileDocument<'_>>,
     mut fault: Fault,
     path: &str,
 ) -> Diagnostic {
@@ -211,10 +211,11 @@ fn placed(
         fault.message = format!("`{key}` {}", fault.message);
     }
     match fault.profile.as_ref().and_then(|name| profiles.get(name.as_str())) {
-        Some((document, rows)) => {
-            let path = row_in_file(&fault.path, rows).unwrap_or_else(|| fault.path.clone());
-            document.fault(&path, fault.message, fault.help)
-        }
+        Some(ProfileDocument { document, table, rows }) => match (row_in_file(&fault.path, rows), table) {
+            (Some(path), Some(table)) => table.fault(&path, fault.message, fault.help),
+            (Some(path), None) => document.fault(&path, fault.message, fault.help),
+            (None, _) => document.fault(&fault.path, fault.message, fault.help),
+        },
         None => {
             let mut diagnostic = check.document.fault(path, fault.message, fault.help);
             diagnostic.hide_login();
@@ -265,7 +266,7 @@ fn entries<T: DeserializeOwned, R: DeserializeOwned>(
 }
 
 /// Takes the rows under `point` out of `value` and reads each. A `point` of the wrong shape stays for serde to refuse.
-fn rows<'d, R: DeserializeOwned>(
+pub(super) fn rows<'d, R: DeserializeOwned>(
     document: &Document<'d>,
     path: &str,
     value: &mut Spanned<DeValue<'d>>,
@@ -296,75 +297,6 @@ fn names(document: &Document<'_>, kind: &str) -> Option<BTreeSet<String>> {
     let Some(list) = document.root.get(kind) else { return Some(BTreeSet::new()) };
     let name = |entry: &Spanned<DeValue<'_>>| entry.get_ref().get("name")?.get_ref().as_str().map(str::to_owned);
     Some(list.get_ref().as_array()?.iter().filter_map(name).collect())
-}
-
-/// Reads every profile that a device names, once each, from the first folder that has it.
-fn read_profiles(
-    devices: &Places<Device>,
-    folders: &[PathBuf],
-    check: &mut Check<'_, '_>,
-) -> (BTreeMap<String, ProfileFile>, BTreeMap<String, Profile>) {
-    let (mut files, mut profiles) = (BTreeMap::new(), BTreeMap::new());
-    for (device, place) in devices.entries.iter().zip(&devices.places) {
-        let Some(name) = &device.profile else { continue };
-        let key = format!("device[{}].profile", place.index);
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(good) {
-            let help = "a file name without folder and without .toml: A-Z a-z 0-9 _ - .";
-            check.error(&key, format!("{name:?} is no name of a profile"), help);
-            continue;
-        }
-        if files.contains_key(name) {
-            continue;
-        }
-        let file = format!("{name}.toml");
-        let Some(path) = folders.iter().map(|folder| folder.join(&file)).find(|path| path.exists()) else {
-            let searched = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
-            let message = format!("there is no profile {file} in {searched}");
-            let mut help = "put it there, or add its folder to agent.profiles".to_owned();
-            let there = names_in(folders);
-            if !there.is_empty() {
-                help = format!("{}; or {help}", suggest(name, &there));
-            }
-            check.error(&key, message, help);
-            continue;
-        };
-        match Source::read(&path) {
-            Ok(source) => {
-                let (profile, rows) = read_profile(name, &source, check.report);
-                if let Some(profile) = profile {
-                    profiles.insert(name.clone(), profile);
-                }
-                files.insert(name.clone(), ProfileFile { source, rows });
-            }
-            Err(fault) => check.report.error(*fault),
-        }
-    }
-    (files, profiles)
-}
-
-/// The profiles that are there, some of them at least.
-fn names_in(folders: &[PathBuf]) -> Vec<String> {
-    let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().take(200).flatten();
-    let mut names: Vec<String> =
-        files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-/// A profile, and the numbers in its file of the rows that could be read.
-fn read_profile(name: &str, source: &Source, report: &mut Report) -> (Option<Profile>, Vec<usize>) {
-    let Some(document) = Document::parse(source, report) else { return (None, Vec::new()) };
-    let mut value = Spanned::new(0..0, DeValue::Table(document.root.clone()));
-    let (rows, places, _) = rows::<PointRow>(&document, "", &mut value, report);
-    let Some(mut profile) = document.read::<Profile>("", value, false, report) else { return (None, places) };
-    profile.point = rows;
-    if profile.profile != name {
-        let message = format!("the file {name}.toml holds the profile {:?}", profile.profile);
-        report.error(document.fault("profile", message, format!("profile = \"{name}\", or rename the file")));
-    }
-    (Some(profile), places)
 }
 
 /// Looks at the files a broker names and puts the places where they are into `spec`.
