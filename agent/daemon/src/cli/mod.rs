@@ -4,6 +4,7 @@
 //! that cannot be used, after which systemd does not try again. Errors go to stderr.
 
 mod check;
+mod import;
 mod line;
 mod plan;
 mod probe;
@@ -51,6 +52,8 @@ pub enum Command {
         #[arg(long)]
         plan: bool,
     },
+    /// Turn a foreign device map into a profile, and say what it does not express
+    Import(import::ImportArgs),
     /// Read registers of a device and show every way they can be meant
     Probe(Box<probe::ProbeArgs>),
     /// Serve the configured devices as Modbus slaves, for tests without hardware
@@ -90,6 +93,7 @@ impl Cli {
                 None => ExitCode::from(BAD_CONFIGURATION),
             },
             Command::Check { file, json, plan } => check::check(&file.config, json, plan),
+            Command::Import(args) => import::import(&args),
             Command::Probe(args) => probe::probe(&args),
             Command::Simulate(args) => simulate::simulate(&args),
             Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {

@@ -60,7 +60,7 @@ pub struct ProbeArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum TableArg {
+pub(super) enum TableArg {
     Coil,
     Discrete,
     Input,
@@ -69,7 +69,7 @@ enum TableArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]
-enum OrderArg {
+pub(super) enum OrderArg {
     Abcd,
     Cdab,
     Badc,
@@ -77,7 +77,7 @@ enum OrderArg {
 }
 
 impl TableArg {
-    const fn table(self) -> Table {
+    pub(super) const fn table(self) -> Table {
         match self {
             Self::Coil => Table::Coil,
             Self::Discrete => Table::Discrete,
@@ -88,7 +88,7 @@ impl TableArg {
 }
 
 impl OrderArg {
-    const fn order(self) -> Order {
+    pub(super) const fn order(self) -> Order {
         match self {
             Self::Abcd => Order::ABCD,
             Self::Cdab => Order::CDAB,

@@ -41,13 +41,13 @@ mod topic;
 
 pub use build::{BrokerSource, BusSource};
 pub use diagnostic::{Diagnostic, Report};
+pub(crate) use document::Source;
 pub use endpoint::Endpoint;
 pub use files::FileRef;
-pub(crate) use document::Source;
 pub(crate) use profiles::profile_file;
-pub(crate) use table::COLUMNS;
 pub(crate) use schedule::ms;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
+pub(crate) use table::COLUMNS;
 
 use document::{Document, suggest};
 

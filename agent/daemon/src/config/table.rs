@@ -286,7 +286,9 @@ mod tests {
 
     #[test]
     fn separators_quotes_and_ends_of_lines_of_all_kinds() {
-        for text in ["name,scale\na,0.1\nb,1\n", "name;scale\r\na;0.1\r\nb;1\r\n", "\"name\"\tscale\n\"a\"\t0.1\n;\nb\t1"] {
+        for text in
+            ["name,scale\na,0.1\nb,1\n", "name;scale\r\na;0.1\r\nb;1\r\n", "\"name\"\tscale\n\"a\"\t0.1\n;\nb\t1"]
+        {
             let (rows, faults) = read(text);
             assert!(faults.is_empty() || text.contains(";\n"), "{faults:?}");
             assert!(rows.len() >= 2, "{rows:?}");

@@ -47,7 +47,17 @@ fn head(profile: &Profile, mark: &str) -> String {
     let mut text = String::new();
     let mut table = keys(&Profile { point: Vec::new(), table: None, ..profile.clone() });
     let order = [
-        "profile", "version", "vendor", "model", "description", "source", "quirks", "addressing", "order", "period", "groups",
+        "profile",
+        "version",
+        "vendor",
+        "model",
+        "description",
+        "source",
+        "quirks",
+        "addressing",
+        "order",
+        "period",
+        "groups",
         "limits",
     ];
     for key in order {
@@ -147,7 +157,9 @@ mod tests {
             max_rate = 0.1
             enabled = false
         "##;
-        let text = format!("profile = \"p\"\nversion = 7\naddressing = \"one\"\nquirks = [\"a, b;\", \"c\"]\n[limits]\ntimeout = \"2s\"\n[[point]]\n{row}");
+        let text = format!(
+            "profile = \"p\"\nversion = 7\naddressing = \"one\"\nquirks = [\"a, b;\", \"c\"]\n[limits]\ntimeout = \"2s\"\n[[point]]\n{row}"
+        );
         let text = text.replace(" two\nlines; ", "two\\nlines;");
         let profile = read(text, false);
         assert_eq!(read(toml(&profile), false), profile);

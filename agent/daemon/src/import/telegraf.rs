@@ -1,0 +1,232 @@
+//! `[[inputs.modbus]]` of Telegraf, register style: byte order and address are said there, addresses as on the wire.
+//!
+//! Its fixed-point types (`FIXED`, `UFIXED`, and `FLOAT32`, an old name of `UFIXED`) are integers as wide as their
+//! addresses with a scale. One file may have several devices: each becomes a profile.
+
+use serde::Deserialize;
+use tributary_protocols::modbus::config::{Addressing, PointRow};
+use tributary_protocols::modbus::register::{Order, RegisterType, Table};
+
+use super::Imported;
+
+#[derive(Deserialize)]
+struct File {
+    inputs: Inputs,
+}
+
+#[derive(Deserialize)]
+struct Inputs {
+    #[serde(default)]
+    modbus: Vec<Device>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    configuration_type: Option<String>,
+    #[serde(default)]
+    coils: Vec<Field>,
+    #[serde(default)]
+    discrete_inputs: Vec<Field>,
+    #[serde(default)]
+    holding_registers: Vec<Field>,
+    #[serde(default)]
+    input_registers: Vec<Field>,
+}
+
+#[derive(Deserialize)]
+struct Field {
+    name: String,
+    #[serde(default)]
+    measurement: Option<String>,
+    #[serde(default)]
+    byte_order: Option<String>,
+    #[serde(default)]
+    data_type: Option<String>,
+    #[serde(default)]
+    scale: Option<f64>,
+    #[serde(default)]
+    bit: Option<u8>,
+    address: Vec<u16>,
+    #[serde(flatten)]
+    more: toml::Table,
+}
+
+/// Reads a Telegraf configuration: a profile for each of its Modbus inputs. `name` is the first's, the others are
+/// numbered.
+///
+/// # Errors
+/// What is no such configuration.
+pub fn import(name: &str, text: &str) -> Result<Vec<Imported>, String> {
+    let file: File = toml::from_str(text).map_err(|error| format!("no configuration of Telegraf: {error}"))?;
+    if file.inputs.modbus.is_empty() {
+        return Err("no [[inputs.modbus]] is in it".into());
+    }
+    let devices = file.inputs.modbus.into_iter().enumerate();
+    devices
+        .map(|(number, device)| {
+            let name = if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) };
+            one(&name, device)
+        })
+        .collect()
+}
+
+fn one(name: &str, device: Device) -> Result<Imported, String> {
+    if let Some(style) = device.configuration_type.as_deref().filter(|style| *style != "register") {
+        return Err(format!("configuration_type {style:?} is not read here, only \"register\""));
+    }
+    let mut profile = super::profile(name, Addressing::Zero);
+    profile.description = device.name;
+    let mut left_out = Vec::new();
+    let tables = [
+        (Table::Coil, device.coils),
+        (Table::Discrete, device.discrete_inputs),
+        (Table::Holding, device.holding_registers),
+        (Table::Input, device.input_registers),
+    ];
+    for (table, fields) in tables {
+        for field in fields {
+            match point(table, &field) {
+                Ok(point) => profile.point.push(point),
+                Err(why) => left_out.push(format!("{} {}: {why}", table.name(), field.name)),
+            }
+            let mut more: Vec<&str> = field.more.keys().map(String::as_str).collect();
+            more.extend(field.measurement.as_ref().map(|_| "measurement"));
+            if !more.is_empty() {
+                left_out.push(format!("{} {}: its {}", table.name(), field.name, more.join(", ")));
+            }
+        }
+    }
+    Imported::sound(profile, left_out)
+}
+
+fn point(table: Table, field: &Field) -> Result<PointRow, String> {
+    let first = *field.address.first().ok_or("no address")?;
+    let count = field.address.len();
+    let in_a_row = field.address.iter().enumerate().all(|(n, at)| usize::from(*at) == usize::from(first) + n);
+    if !in_a_row {
+        return Err(format!("addresses {:?} do not follow each other", field.address));
+    }
+    let bits = matches!(table, Table::Coil | Table::Discrete);
+    let data_type = match (&field.data_type, bits) {
+        (None, true) => "BOOL",
+        (Some(ty), _) => ty.as_str(),
+        (None, false) => return Err("no data_type".into()),
+    };
+    let fixed = |signed: &str| format!("{signed}{}", 16 * count);
+    let ty = match data_type {
+        "BOOL" if bits => "bool".to_owned(),
+        "BIT" => fixed("u"),
+        "UINT8H" => "u8_high".into(),
+        "UINT8L" => "u8_low".into(),
+        "INT8H" => "i8_high".into(),
+        "INT8L" => "i8_low".into(),
+        "UINT16" | "UINT32" | "UINT64" => data_type.replace("UINT", "u"),
+        "INT16" | "INT32" | "INT64" => data_type.replace("INT", "i"),
+        "FLOAT16-IEEE" => "f16".into(),
+        "FLOAT32-IEEE" => "f32".into(),
+        "FLOAT64-IEEE" => "f64".into(),
+        "UFIXED" | "FLOAT32" => fixed("u"),
+        "FIXED" => fixed("i"),
+        "STRING" => format!("string({})", 2 * count),
+        other => return Err(format!("data_type {other:?}")),
+    };
+    let ty = RegisterType::try_from(ty).map_err(|error| error.to_string())?;
+    if usize::from(ty.width()) != count {
+        return Err(format!("{data_type} takes {} registers, not {count}", ty.width()));
+    }
+    let mut row = super::row(&field.name, i128::from(first), ty);
+    row.table = Some(table);
+    let order = match field.byte_order.as_deref() {
+        None if bits => None,
+        None if ty.has_order() => return Err("no byte_order".into()),
+        None => None,
+        Some("AB" | "ABCD" | "ABCDEFGH") => Some(Order::ABCD),
+        Some("CDAB" | "GHEFCDAB") => Some(Order::CDAB),
+        Some("BADC" | "BADCFEHG") => Some(Order::BADC),
+        Some("DCBA" | "HGFEDCBA") => Some(Order::DCBA),
+        Some("BA") if matches!(ty, RegisterType::String(..)) => {
+            row.ty =
+                RegisterType::try_from(format!("string_swapped({})", 2 * count)).map_err(|error| error.to_string())?;
+            None
+        }
+        Some(other) => return Err(format!("byte_order {other:?}")),
+    };
+    row.order = order.filter(|_| ty.has_order());
+    row.scale = field.scale.filter(|scale| *scale != 1.0 && *scale != 0.0);
+    if data_type == "BIT" {
+        row.bit = Some(field.bit.ok_or("BIT without `bit`")?);
+    }
+    Ok(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        [agent]
+        interval = "10s"
+        [[inputs.modbus]]
+        name = "meter"
+        slave_id = 1
+        controller = "tcp://localhost:502"
+        discrete_inputs = [{ name = "door", address = [3] }]
+        holding_registers = [
+          { name = "power", byte_order = "CDAB", data_type = "INT32", scale = 0.1, address = [10, 11] },
+          { name = "level", byte_order = "AB", data_type = "UFIXED", scale = 0.01, address = [12] },
+          { name = "energy", byte_order = "HGFEDCBA", data_type = "UINT64", scale = 1.0, address = [20, 21, 22, 23] },
+          { name = "text", byte_order = "BA", data_type = "STRING", scale = 1.0, address = [30, 31] },
+          { name = "alarm", byte_order = "AB", data_type = "BIT", bit = 3, address = [32] },
+          { name = "swapped", byte_order = "BA", data_type = "UINT16", scale = 1.0, address = [40] },
+          { name = "apart", byte_order = "ABCD", data_type = "UINT32", scale = 1.0, address = [41, 43] },
+          { name = "short", byte_order = "ABCD", data_type = "FLOAT32-IEEE", scale = 1.0, address = [44] },
+          { name = "odd", byte_order = "AB", data_type = "WORD", scale = 1.0, address = [45], tags = { a = "b" } },
+        ]
+        [[inputs.modbus]]
+        input_registers = [{ name = "t", byte_order = "ABCD", data_type = "FLOAT32-IEEE", address = [0, 1] }]
+    "#;
+
+    #[test]
+    fn registers_are_read_as_they_are_described() {
+        let found = import("acme", FILE).expect("profiles");
+        assert_eq!(found.iter().map(|one| one.profile.profile.as_str()).collect::<Vec<_>>(), ["acme", "acme-2"]);
+        let text = super::super::write::csv(&found[0].profile);
+        let (_, rows) = text.split_once("\n\n").unwrap_or(("", text.as_str()));
+        for row in [
+            "door,discrete,3,bool,,,",
+            "power,holding,10,i32,CDAB,,0.1",
+            "level,holding,12,u16,,,0.01",
+            "energy,holding,20,u64,DCBA,,",
+            "text,holding,30,string_swapped(4),,,",
+            "alarm,holding,32,u16,,3,",
+        ] {
+            assert!(rows.contains(row), "{row:?} is not in\n{rows}");
+        }
+        let said = found[0].left_out.join("\n");
+        for part in [
+            "swapped: byte_order \"BA\"",
+            "apart: addresses",
+            "short: FLOAT32-IEEE takes 2",
+            "odd: data_type",
+            "odd: its tags",
+        ] {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+        assert_eq!(found[0].left_out.len(), 5, "{said}");
+    }
+
+    #[test]
+    fn what_is_no_such_file_is_refused() {
+        for text in [
+            "",
+            "[agent]",
+            "[[inputs.modbus]]\nconfiguration_type = \"request\"",
+            "[[inputs.modbus]]\ncoils = [{ name = 1 }]",
+        ] {
+            assert!(import("acme", text).is_err(), "{text}");
+        }
+    }
+}
