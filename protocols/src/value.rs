@@ -52,6 +52,18 @@ pub struct Scale {
 }
 
 impl Scale {
+    /// This scale times 10^e: of integers in the exponent where that scales, else in the factor.
+    #[must_use]
+    pub fn times_ten_to(self, ty: PointType, e: i32) -> Self {
+        let integer = !matches!(ty, PointType::Float32 | PointType::Float64);
+        if e == 0 || integer && self.factor == 0.0 {
+            return Self { exponent: self.exponent.saturating_add(e), ..self };
+        }
+        let factor = if self.factor == 0.0 { 1.0 } else { self.factor };
+        let ten = power_of_ten(e.unsigned_abs());
+        Self { factor: if e < 0 { factor / ten } else { factor * ten }, ..self }
+    }
+
     /// The real value of `bits` under type `ty`; `None` for text.
     #[must_use]
     pub fn real(&self, ty: PointType, bits: u64) -> Option<f64> {

@@ -21,7 +21,7 @@ pub enum Verdict {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use alloc::collections::BTreeMap;
     use alloc::string::String;
     use alloc::vec::Vec;
@@ -31,7 +31,7 @@ mod tests {
     use crate::model::{Deadband, Point};
 
     /// A point of that type with nothing configured.
-    pub(super) fn point(ty: PointType) -> Point {
+    pub(crate) fn point(ty: PointType) -> Point {
         Point {
             device: 0,
             name: String::new(),

@@ -8,6 +8,7 @@
 //! Which points form a group follows rule 13: those of one request that are sent at every poll.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -29,6 +30,9 @@ use crate::window::accumulator::Accumulator;
 use crate::window::clock::{Closed, WindowClock};
 
 mod build;
+mod scaled;
+
+use scaled::{Factor, Scaled};
 
 /// How a point's readings are sent raw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +57,16 @@ struct Point {
     window: Option<(u32, u32)>,
     /// Its poll set, if it is polled and in no group.
     set: Option<SetKey>,
+    /// If its scale stands in another register.
+    scaled: Option<Box<Scaled>>,
 }
 
 #[derive(Debug)]
 struct Request {
     points: Box<[PointKey]>,
     group: Option<(GroupKey, SetKey)>,
+    /// Those of its points that scale others, with their places.
+    factors: Box<[(u32, PointKey)]>,
 }
 
 #[derive(Debug)]
@@ -151,6 +159,7 @@ pub struct Intake {
     lengths: Vec<u32>,
     devices: Vec<(u32, String)>,
     sets: Sets,
+    factors: BTreeMap<PointKey, Factor>,
     /// Of the open batch of each kind, and folded ones.
     agent_events: EventCounts,
     source_events: EventCounts,
@@ -243,12 +252,20 @@ impl Intake {
                 continue;
             }
             let mut sample = sample(&poll.outcome, index);
+            let mut key = *key;
+            let mut point = point;
+            match point.scaled.as_ref().map(|scaled| scaled.current) {
+                None => {}
+                Some(Ok(made)) => (key, point) = (made, self.points.get(made.0 as usize).unwrap_or(point)),
+                Some(Err(status)) if sample.status.has_value() => sample = Sample::bare(status),
+                Some(Err(_)) => {}
+            }
             point.mark.apply(&mut sample);
             if point.raw == Raw::Group {
                 row.push(books.batcher.cell(StampedBy::Agent, &sample));
             }
             let stamp = Stamp { at: poll.at, stamped_by: StampedBy::Agent, waits: false };
-            self.take(now, *key, stamp, sample, &mut books);
+            self.take(now, key, stamp, sample, &mut books);
         }
         if let Some((key, set)) = group {
             if accepts {

@@ -70,6 +70,11 @@ impl Deadband {
         Some(Self { band, heartbeat: point.heartbeat, sent: None })
     }
 
+    /// What was sent before is another matter now: the next reading passes.
+    pub fn forget(&mut self) {
+        self.sent = None;
+    }
+
     /// Judges one reading that arrived at `now`: the sample as marked, and its real value by
     /// [`Scale::real`](tributary_protocols::value::Scale::real), `None` if it has no number.
     pub fn admit(&mut self, now: Mono, real: Option<f64>, sample: &Sample) -> Verdict {

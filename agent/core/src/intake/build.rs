@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use tributary_protocols::time::{Mono, Wall};
 use tributary_protocols::value::PointType;
 
-use super::{Intake, Member, Point, Raw, Request, Unbuildable, Windows};
+use super::{Intake, Member, Point, Raw, Request, Scaled, Unbuildable, Windows};
 use crate::batch::Batcher;
 use crate::catalog::Catalog;
 use crate::filter::deadband::Deadband;
@@ -37,6 +37,7 @@ impl Intake {
         for point in model.requests.iter().flat_map(|request| &request.points) {
             *polled.get_mut(point.0 as usize).ok_or(Unbuildable::Dangling)? = true;
         }
+        intake.add_factors(&model.points);
         for (point, polled) in model.points.iter().zip(polled) {
             intake.add_point(point, polled, catalog)?;
         }
@@ -55,9 +56,10 @@ impl Intake {
     ) -> Result<(), Unbuildable> {
         let (device, _) = self.devices.get(point.device as usize).ok_or(Unbuildable::Dangling)?;
         let deadband = Deadband::new(point).map(Box::new);
+        let scaled = Scaled::new(point);
         let raw = match (&point.window, point.raw, polled, &deadband) {
             (Some(_), false, _, _) => Raw::No,
-            (_, _, true, None) => Raw::Group,
+            (_, _, true, None) if scaled.is_none() => Raw::Group,
             _ => Raw::Own,
         };
         self.points.push(Point {
@@ -69,6 +71,7 @@ impl Intake {
             raw,
             window: None,
             set: None,
+            scaled,
         });
         Ok(())
     }
@@ -105,7 +108,9 @@ impl Intake {
                 point.set = Some(self.sets.add_point(point.id, request.period_ms));
             }
         }
-        self.requests.push(Request { points: request.points.clone().into(), group });
+        let factors = request.points.iter().zip(0..).filter(|(key, _)| self.factors.contains_key(key));
+        let factors = factors.map(|(key, place)| (place, *key)).collect();
+        self.requests.push(Request { points: request.points.clone().into(), group, factors });
         Ok(())
     }
 
@@ -124,8 +129,10 @@ impl Intake {
         for (index, point) in points.iter().enumerate() {
             let Some(window) = &point.window else { continue };
             let key = (point.device, window.every_ms);
-            let polled =
-                self.points.get(from + index).is_some_and(|point| point.set.is_some() || point.raw == Raw::Group);
+            let polled = self
+                .points
+                .get(from + index)
+                .is_some_and(|point| (point.set.is_some() || point.raw == Raw::Group) && point.scaled.is_none());
             match places.iter_mut().find(|(place, _)| polled && *place == key) {
                 Some((_, members)) => members.push(index),
                 None if polled => places.push((key, alloc::vec![index])),

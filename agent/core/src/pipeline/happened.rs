@@ -22,6 +22,9 @@ impl Pipeline {
         self.make_room(now, StampedBy::Agent);
         let accepts = self.spool.accepts();
         let synced = self.quality == pb::TimeQuality::Synced;
+        if self.intake.handle_factors(poll, &mut self.catalog, &mut self.batcher, now.mono, now.wall) {
+            self.draft_since.get_or_insert(now.mono);
+        }
         let (intake, books) = self.books();
         intake.handle_poll(now.mono, poll, synced, accepts, books);
     }
