@@ -1,12 +1,14 @@
 //! Filters: what a reading is worth, and whether it is sent. They stand between decode and window.
 //!
-//! Two kinds, in this order. A [`Mark`](mark::Mark) lowers the status of a sentinel or of a value out of range; it
-//! comes before the window, so a statistic never counts what was marked. A [`Deadband`](deadband::Deadband) says whether
+//! Three kinds, in this order. A [`Mark`](mark::Mark) lowers the status of a sentinel or of a value out of range, a
+//! [`Counter`](counter::Counter) that of what is no count; they come before the window, so a statistic never counts what
+//! was marked. A [`Deadband`](deadband::Deadband) says whether
 //! the reading itself is sent; it comes after the window and decides nothing else (contract rule 15). Neither makes a
 //! reading, and neither makes one vanish: what is withheld is counted as filtered by whoever asked (rule 9).
 //!
 //! Filters compute on the real value and leave the raw one as it came (rule 14). A new filter is one file here.
 
+pub mod counter;
 pub mod deadband;
 pub mod mark;
 

@@ -19,6 +19,7 @@ use tributary_protocols::value::{PointType, Scale, Value};
 
 use crate::batch::{self, Batcher, GroupKey};
 use crate::filter::Verdict;
+use crate::filter::counter::{Counter, Happened};
 use crate::filter::deadband::Deadband;
 use crate::filter::mark::Mark;
 use crate::ledger::Ledger;
@@ -51,6 +52,7 @@ struct Point {
     ty: PointType,
     scale: Scale,
     mark: Mark,
+    counter: Option<Box<Counter>>,
     deadband: Option<Box<Deadband>>,
     raw: Raw,
     /// Place of its window: group and member.
@@ -160,6 +162,8 @@ pub struct Intake {
     devices: Vec<(u32, String)>,
     sets: Sets,
     factors: BTreeMap<PointKey, Factor>,
+    /// What became of counters since it was last asked for.
+    happened: Vec<(u32, PointType, Happened)>,
     /// Of the open batch of each kind, and folded ones.
     agent_events: EventCounts,
     source_events: EventCounts,
@@ -261,6 +265,10 @@ impl Intake {
                 Some(Err(_)) => {}
             }
             point.mark.apply(&mut sample);
+            if point.counter.is_some() {
+                self.count(now, key, &mut sample);
+            }
+            let Some(point) = self.points.get(key.0 as usize) else { continue };
             if point.raw == Raw::Group {
                 row.push(books.batcher.cell(StampedBy::Agent, &sample));
             }
@@ -302,11 +310,26 @@ impl Intake {
             return Fate::Folded;
         }
         point.mark.apply(&mut sample);
+        if point.counter.is_some() {
+            self.count(now, key, &mut sample);
+        }
         let fate = self.take(now, key, Stamp { at, stamped_by, waits }, sample, &mut books);
         if fate == Fate::Waiting {
             *self.events(stamped_by).of(waits) += 1;
         }
         fate
+    }
+
+    /// Judges a sample of a counter.
+    fn count(&mut self, now: Mono, key: PointKey, sample: &mut Sample) {
+        let Some(point) = self.points.get_mut(key.0 as usize) else { return };
+        let happened = point.counter.as_mut().and_then(|counter| counter.judge(now, sample));
+        self.happened.extend(happened.map(|happened| (point.id, point.ty, happened)));
+    }
+
+    /// What became of counters since this was last asked for: the point's id and type, and what.
+    pub fn take_happened(&mut self) -> Vec<(u32, PointType, Happened)> {
+        core::mem::take(&mut self.happened)
     }
 
     /// Window, then deadband, of a marked sample. A group's cell was taken before.

@@ -10,6 +10,7 @@ use tributary_protocols::value::PointType;
 use super::{Intake, Member, Point, Raw, Request, Scaled, Unbuildable, Windows};
 use crate::batch::Batcher;
 use crate::catalog::Catalog;
+use crate::filter::counter::Counter;
 use crate::filter::deadband::Deadband;
 use crate::filter::mark::Mark;
 use crate::model::{self, PointKey, Statistic};
@@ -67,6 +68,7 @@ impl Intake {
             ty: point.ty,
             scale: point.scale,
             mark: Mark::new(point),
+            counter: Counter::new(point).filter(|_| scaled.is_none()),
             deadband,
             raw,
             window: None,

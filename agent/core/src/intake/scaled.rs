@@ -8,8 +8,8 @@
 //! - The factor of the same answer counts, wherever in it it stands; else the last one read. One that was not read since
 //!   the start, or whose last poll failed, is not known: nothing says that the device is still the same.
 //! - These points are in no group, at most 21 of each are made, and lists of points would be made for all their
-//!   combinations. They travel as points on their own clock; a change of scale ends their deadband, and makes the
-//!   summaries of that window PARTIAL.
+//!   combinations. They travel as points on their own clock; a change of scale ends their deadband, begins
+//!   their count anew, and makes the summaries of that window PARTIAL.
 //! - All points that stand for one are one poll set, that of the point as configured.
 //!
 //! A request without such points pays one comparison a poll.
@@ -135,6 +135,9 @@ impl Intake {
             && let Some(point) = self.points.get_mut(made.0 as usize)
         {
             point.set = set;
+            if let Some(counter) = &mut point.counter {
+                counter.forget();
+            }
             if let Some(deadband) = &mut point.deadband {
                 deadband.forget();
             }

@@ -27,6 +27,7 @@ impl Pipeline {
         }
         let (intake, books) = self.books();
         intake.handle_poll(now.mono, poll, synced, accepts, books);
+        self.tell_counters(now);
     }
 
     /// A message of a device's broker brought these readings. Its receipt comes back when they are safe.
@@ -40,6 +41,7 @@ impl Pipeline {
             let waits = receipt.is_some();
             fate = fate.max(intake.handle_reading(now.mono, arrival, waits, accepts, books));
         }
+        self.tell_counters(now);
         let Some(receipt) = receipt else { return };
         match fate {
             Fate::Settled => self.outputs.push_back(Output::Release(receipt)),

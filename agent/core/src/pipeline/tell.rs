@@ -6,10 +6,15 @@ use alloc::vec::Vec;
 
 use prost::Message;
 use tributary_proto::pb;
+use tributary_protocols::value::PointType;
 
 use super::{LAST_COMMIT, Life, Notice, Now, Output, Pipeline, STATUS_EVERY, fresh_epoch};
+use crate::filter::counter::Happened;
 use crate::ledger::Ledger;
 use crate::uplink::{Channel, Doubt, Publish};
+
+/// Most events that wait for a batch: while the disk is away, what counters say beyond it is lost.
+const EVENTS: usize = 1_000;
 
 impl Pipeline {
     /// Begins a new epoch once everything it needs to know is known (rule 2).
@@ -121,7 +126,12 @@ impl Pipeline {
     }
 
     pub(super) fn event(&mut self, now: Now, code: &str, value: pb::event::Value, text: String) {
+        self.event_of(0, now, code, value, text);
+    }
+
+    fn event_of(&mut self, point: u32, now: Now, code: &str, value: pb::event::Value, text: String) {
         self.events.push(pb::Event {
+            point,
             at_ms: now.wall.0,
             code: code.to_string(),
             severity: 100,
@@ -130,6 +140,23 @@ impl Pipeline {
             ..pb::Event::default()
         });
         self.batcher.open(now.mono);
+    }
+
+    /// Rollovers, resets and rejected samples of counters, with what was read.
+    pub(super) fn tell_counters(&mut self, now: Now) {
+        for (id, ty, Happened { code, bits, text }) in self.intake.take_happened() {
+            if self.events.len() >= EVENTS {
+                break;
+            }
+            let value = match ty {
+                #[expect(clippy::cast_possible_truncation, reason = "FLOAT32 sits in the low 32 bits")]
+                PointType::Float32 => pb::event::Value::Number(f64::from(f32::from_bits(bits as u32))),
+                PointType::Float64 => pb::event::Value::Number(f64::from_bits(bits)),
+                #[expect(clippy::cast_possible_wrap, reason = "INT travels as the i64's own bits")]
+                _ => pb::event::Value::Integer(bits as i64),
+            };
+            self.event_of(id, now, code, value, text);
+        }
     }
 
     pub(super) fn notice(&mut self, notice: Notice) {
