@@ -35,6 +35,45 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Good,
+        Self::Uncertain,
+        Self::Stale,
+        Self::Substituted,
+        Self::OutOfRange,
+        Self::Partial,
+        Self::CommFail,
+        Self::DeviceError,
+        Self::OutOfService,
+        Self::NotConfigured,
+        Self::TypeError,
+    ];
+
+    /// The contract's name of it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Good => "GOOD",
+            Self::Uncertain => "UNCERTAIN",
+            Self::Stale => "STALE",
+            Self::Substituted => "SUBSTITUTED",
+            Self::OutOfRange => "OUT_OF_RANGE",
+            Self::Partial => "PARTIAL",
+            Self::CommFail => "COMM_FAIL",
+            Self::DeviceError => "DEVICE_ERROR",
+            Self::OutOfService => "OUT_OF_SERVICE",
+            Self::NotConfigured => "NOT_CONFIGURED",
+            Self::TypeError => "TYPE_ERROR",
+        }
+    }
+
+    /// The status of that number.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.code() == code)
+    }
+
     /// The number on the wire.
     #[must_use]
     pub const fn code(self) -> u8 {

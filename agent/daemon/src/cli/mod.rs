@@ -8,8 +8,10 @@ mod import;
 mod line;
 mod plan;
 mod probe;
+mod scan;
 mod simulate;
 mod status;
+mod watch;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -56,6 +58,8 @@ pub enum Command {
     Import(import::ImportArgs),
     /// Read registers of a device and show every way they can be meant
     Probe(Box<probe::ProbeArgs>),
+    /// Find the units of a bus, and what they say they are
+    Scan(Box<scan::ScanArgs>),
     /// Serve the configured devices as Modbus slaves, for tests without hardware
     Simulate(simulate::SimulateArgs),
     /// Ask the running agent how it is
@@ -70,6 +74,8 @@ pub enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Show live values of the running agent
+    Watch(watch::WatchArgs),
 }
 
 /// `-c FILE`.
@@ -95,7 +101,9 @@ impl Cli {
             Command::Check { file, json, plan } => check::check(&file.config, json, plan),
             Command::Import(args) => import::import(&args),
             Command::Probe(args) => probe::probe(&args),
+            Command::Scan(args) => scan::scan(&args),
             Command::Simulate(args) => simulate::simulate(&args),
+            Command::Watch(args) => watch::watch(&args),
             Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {
                 Some(config) => status::status(&config.agent.socket(), json, watch),
                 None => ExitCode::from(BAD_CONFIGURATION),
