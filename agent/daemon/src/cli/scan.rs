@@ -114,7 +114,7 @@ pub(super) fn scan(args: &ScanArgs) -> ExitCode {
                         "identity": one.identity, "sunspec": one.sunspec })
             );
         }
-    } else {
+    } else if done.is_ok() || !found.is_empty() {
         print!("{}", words(&found));
     }
     match done {
@@ -230,8 +230,9 @@ async fn who(line: &Line, one: &mut Found, timeout: Duration, pause: Duration) -
         for _ in 0..*count {
             let [id, length, rest @ ..] = objects else { break };
             let (text, rest) = rest.split_at(usize::from(*length).min(rest.len()));
-            if let Some(name) = OBJECTS.get(usize::from(*id)) {
-                one.identity.insert(name, plain(text));
+            let text = plain(text);
+            if let Some(name) = OBJECTS.get(usize::from(*id)).filter(|_| !text.is_empty()) {
+                one.identity.insert(name, text);
             }
             objects = rest;
         }
