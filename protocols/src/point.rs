@@ -86,6 +86,7 @@ pub const STATISTICS: [&str; 9] = ["count", "min", "max", "mean", "twmean", "sum
 
 /// `deadband = { abs = 0.05 }` or `{ percent = 1.0 }`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeadbandRow {
     /// In the point's unit.
@@ -98,6 +99,7 @@ pub struct DeadbandRow {
 
 /// `window = { every = "10s", stats = ["mean", "min", "max"] }`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WindowRow {
     /// Its length.

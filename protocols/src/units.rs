@@ -135,6 +135,35 @@ impl Serialize for Size {
     }
 }
 
+#[cfg(feature = "schema")]
+mod schema {
+    use alloc::borrow::Cow;
+
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+    use super::{Size, Span};
+
+    impl JsonSchema for Span {
+        fn schema_name() -> Cow<'static, str> {
+            "Span".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({ "type": "string", "description": "A duration with its unit.", "examples": ["250ms", "10s", "5m", "1h", "1d"] })
+        }
+    }
+
+    impl JsonSchema for Size {
+        fn schema_name() -> Cow<'static, str> {
+            "Size".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({ "type": "string", "description": "Bytes with their unit, KB = 1,024.", "examples": ["48KB", "256MB"] })
+        }
+    }
+}
+
 /// Takes a string and says, when given a bare number, that the unit is missing.
 struct Units<T>(&'static str, core::marker::PhantomData<T>);
 

@@ -28,6 +28,7 @@ pub const MAX_POINTS: usize = 20_000;
 
 /// `[[bus]]`: one way to devices, with one request on it at a time.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Bus {
     /// Unique among buses.
@@ -93,6 +94,7 @@ pub struct Bus {
 
 /// Parity of a serial line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Parity {
     /// No parity bit.
@@ -106,6 +108,7 @@ pub enum Parity {
 
 /// `rs485 = { … }`: how the kernel switches the line's driver (`TIOCSRS485`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rs485 {
     /// RTS is high while sending; low if false.
@@ -166,6 +169,7 @@ impl Bus {
 
 /// `[[device]]`: one unit on a bus.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     /// Unique among devices.
@@ -217,6 +221,7 @@ pub struct Device {
 
 /// `limits` of a device, `[limits]` of a profile.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Registers in one request, 1 to 125, the default.
@@ -253,6 +258,7 @@ pub struct Limits {
 
 /// How addresses are written. Always declared: 30775 alone can mean four registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Addressing {
     /// As on the wire: 0 to 65535.
@@ -267,6 +273,7 @@ pub enum Addressing {
 
 /// `[[device.point]]`, and `[[point]]` of a profile.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PointRow {
     /// Unique within its device.
@@ -349,6 +356,7 @@ pub struct PointRow {
 
 /// `bits = { shift = 4, width = 3 }`: bits 4, 5 and 6 as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Slice {
     /// The lowest bit, 0 to 63.
@@ -363,6 +371,7 @@ fn yes() -> bool {
 
 /// A profile file: what a type of device is, wherever it hangs.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Its name; the file is called `NAME.toml`.
@@ -408,6 +417,7 @@ pub struct Profile {
 
 /// `[table]` of a profile.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CsvTable {
     /// The file.

@@ -12,6 +12,7 @@ use crate::value::PointType;
 
 /// One of the four address spaces of a device (Modbus Application Protocol V1.1b3, 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
     /// Single bits, read and write: function 1.
@@ -91,6 +92,7 @@ impl Table {
 ///
 /// Values of one register are sent high byte first whatever the order; texts have layouts of their own ([`Layout`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Order {
     /// Big-endian throughout, as the standard says.
     #[default]
@@ -133,7 +135,9 @@ impl Order {
 
 /// What a point's registers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", schemars(with = "String"))]
 pub enum RegisterType {
     /// One coil or discrete input.
     Bool,

@@ -15,6 +15,7 @@ use crate::units::{Size, Span};
 
 /// `[[mqtt]]`: a broker.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Broker {
     /// Unique among devices: the broker is the device of its points.
@@ -82,6 +83,7 @@ impl Broker {
 
 /// `[[mqtt.point]]`: a rule that makes readings out of messages.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PointRow {
     /// `{1}` stands for what the first wildcard of the topic matched, and so on; each must be named.
@@ -140,6 +142,7 @@ pub struct PointRow {
 
 /// What a published value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ValueType {
     /// true or false.

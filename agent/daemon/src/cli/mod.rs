@@ -9,6 +9,7 @@ mod line;
 mod plan;
 mod probe;
 mod scan;
+mod schema;
 mod simulate;
 mod status;
 mod watch;
@@ -60,6 +61,11 @@ pub enum Command {
     Probe(Box<probe::ProbeArgs>),
     /// Find the units of a bus, and what they say they are
     Scan(Box<scan::ScanArgs>),
+    /// Print the JSON Schema of a configuration or a profile, for editors
+    Schema {
+        /// Of which file
+        of: schema::Of,
+    },
     /// Serve the configured devices as Modbus slaves, for tests without hardware
     Simulate(simulate::SimulateArgs),
     /// Ask the running agent how it is
@@ -102,6 +108,7 @@ impl Cli {
             Command::Import(args) => import::import(&args),
             Command::Probe(args) => probe::probe(&args),
             Command::Scan(args) => scan::scan(&args),
+            Command::Schema { of } => schema::schema(of),
             Command::Simulate(args) => simulate::simulate(&args),
             Command::Watch(args) => watch::watch(&args),
             Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {

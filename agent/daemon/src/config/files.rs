@@ -14,7 +14,9 @@ use super::{Check, Occasion};
 
 /// A place as the configuration names it, and where that is.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(from = "String", into = "String")]
+#[cfg_attr(feature = "schema", schemars(with = "String"))]
 pub struct FileRef {
     given: String,
     path: PathBuf,

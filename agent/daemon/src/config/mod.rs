@@ -13,6 +13,7 @@
 //! | `plant.rs` | `[[bus]] [[device]] [[mqtt]]` and profiles |
 //! | `profiles.rs` | the files of profiles |
 //! | `table.rs` | the points of a profile as CSV |
+//! | `schema.rs` | the JSON Schema of both kinds of files |
 //! | `build.rs` | the checked plant as the pipeline's model and the drivers' lists |
 //! | `ceilings.rs` | what of it is too large, and how large the catalogue is |
 //!
@@ -35,6 +36,8 @@ mod links;
 mod plant;
 mod profiles;
 mod schedule;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod sections;
 mod table;
 mod topic;

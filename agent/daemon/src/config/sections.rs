@@ -17,6 +17,7 @@ use super::{Check, topic};
 
 /// `[agent]`: who this gateway is and where it keeps its state.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentConfig {
     /// The site, `[A-Za-z0-9_-]{1,64}`; a level of every topic. Required.
@@ -116,6 +117,7 @@ impl AgentConfig {
 
 /// Who frees a batch from the spool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AckMode {
     /// An Ack of the receiver, after its database commit.
@@ -127,6 +129,7 @@ pub enum AckMode {
 
 /// What goes first after an outage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// New batches, the backlog beside them.
@@ -138,6 +141,7 @@ pub enum Order {
 
 /// The oldest TLS that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TlsVersion {
     /// TLS 1.2 and 1.3.
     #[serde(rename = "1.2")]
@@ -150,6 +154,7 @@ pub enum TlsVersion {
 
 /// `[uplink]`: the way to the broker.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct UplinkConfig {
     /// `mqtts://HOST[:8883]`, or `mqtt://HOST[:1883]` without TLS. Required.
@@ -352,6 +357,7 @@ impl UplinkConfig {
 
 /// `[batch]`: when the open batch is sealed.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchConfig {
     /// At this age at the latest.
@@ -388,6 +394,7 @@ impl BatchConfig {
 
 /// What happens when the spool has reached `max_disk`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenFull {
     /// The oldest batches are dropped, and their loss is reported.
@@ -399,6 +406,7 @@ pub enum WhenFull {
 
 /// `[spool]`: what is kept on disk until it is acknowledged.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SpoolConfig {
     /// Most bytes on disk.
