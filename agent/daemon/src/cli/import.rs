@@ -231,6 +231,9 @@ fn sunspec_models(args: &SunspecArgs) -> Result<Imported, String> {
             if file.exists() {
                 let definition =
                     sunspec::definition(&text(&file)?).map_err(|why| format!("{}: {why}", file.display()))?;
+                if definition.id != model.id {
+                    return Err(format!("{}: defines model {}, not {}", file.display(), definition.id, model.id));
+                }
                 definitions.insert(model.id, definition);
             }
         }
@@ -255,7 +258,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Registers a question, as many as every device can answer.
 const BLOCK: u16 = 100;
 /// Most models a device has.
-const MODELS: usize = 100;
+const MODELS: usize = 200;
 
 /// Reads the chain of models of a device, with all their registers.
 async fn discover(args: &SunspecArgs, unit: u8) -> Result<Vec<sunspec::Model>, String> {
@@ -281,7 +284,7 @@ async fn chain_of(line: &Line, unit: u8, base: Option<u16>) -> Result<Vec<sunspe
     }
     let begin = begin.ok_or_else(|| format!("no mark `SunS`, which begins SunSpec models; {}", trouble.join("; ")))?;
     let mut models = Vec::new();
-    let mut address = begin + 2;
+    let mut address = begin.checked_add(2).ok_or("no model has place behind that base")?;
     while models.len() < MODELS {
         let head = registers(line, unit, address, 2).await?;
         let (id, length) = (head.first().copied().unwrap_or(sunspec::END), head.get(1).copied().unwrap_or(0));

@@ -23,8 +23,6 @@ pub const MARK: [u16; 2] = [0x5375, 0x6E53];
 pub const BASES: [u16; 3] = [40_000, 50_000, 0];
 /// The number of the model that ends the chain.
 pub const END: u16 = 0xFFFF;
-/// Most points that one repeating group may be written out to.
-const MOST: usize = 2_000;
 
 /// A definition, as SunSpec publishes it: `model_103.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -99,7 +97,34 @@ pub struct Model {
 /// # Errors
 /// What is none.
 pub fn definition(text: &str) -> Result<Definition, String> {
-    serde_json::from_str(text).map_err(|error| format!("no SunSpec model definition in JSON: {error}"))
+    let found: Definition =
+        serde_json::from_str(text).map_err(|error| format!("no SunSpec model definition in JSON: {error}"))?;
+    match found.group.points.as_slice() {
+        [id, length, ..] if id.is("ID") && length.is("L") => Ok(found),
+        _ => Err("no SunSpec model definition: its first points must be ID and L, a register each".into()),
+    }
+}
+
+impl Group {
+    /// Registers of its own points.
+    fn own(&self) -> u32 {
+        self.points.iter().fold(0, |sum: u32, point| sum.saturating_add(u32::from(point.size)))
+    }
+
+    /// Registers of its points and of all groups in it, each as often as `times` says; else that group's name.
+    fn size(&self, times: &impl Fn(&Self) -> Option<u16>) -> Result<u32, &str> {
+        self.groups.iter().try_fold(self.own(), |sum, inner| {
+            let times_there = u32::from(times(inner).ok_or(inner.name.as_str())?);
+            Ok(sum.saturating_add(inner.size(times)?.saturating_mul(times_there)))
+        })
+    }
+}
+
+impl Point {
+    /// Whether it is the register of this name.
+    fn is(&self, name: &str) -> bool {
+        self.name == name && self.size == 1
+    }
 }
 
 /// The chain of models of these definitions, one behind the other from `base`, repeating groups as often as `counts`
@@ -110,23 +135,16 @@ pub fn definition(text: &str) -> Result<Definition, String> {
 pub fn chain(base: u16, definitions: &[Definition], counts: &BTreeMap<String, u16>) -> Result<Vec<Model>, String> {
     let mut address = base.checked_add(2).ok_or("the base is too high")?;
     let mut models = Vec::new();
+    let times = |group: &Group| match (&group.count, counts.get(&group.name)) {
+        (None, _) => Some(1),
+        (Some(Count::Number(count @ 1..)), _) => Some(*count),
+        (_, count) => count.copied(),
+    };
     for definition in definitions {
-        let mut length = 0_u32;
-        for group in std::iter::once(&definition.group).chain(&definition.group.groups) {
-            let own: u32 = group.points.iter().map(|point| u32::from(point.size)).sum();
-            let nested = !std::ptr::eq(group, &definition.group) && !group.groups.is_empty();
-            let times = match (&group.count, counts.get(&group.name)) {
-                _ if nested => None,
-                (None, _) => Some(1),
-                (Some(Count::Number(count @ 1..)), _) => Some(*count),
-                (_, count) => count.copied(),
-            };
-            let times = times.ok_or_else(|| {
-                let help = format!("--count {}=N, or read it from the device: --tcp HOST --unit-id N", group.name);
-                format!("model {}: how often is the group {:?} there? {help}", definition.id, group.name)
-            })?;
-            length += own * u32::from(times);
-        }
+        let length = definition.group.size(&times).map_err(|group| {
+            let help = format!("--count {group}=N, or read it from the device: --tcp HOST --unit-id N");
+            format!("model {}: how often is the group {group:?} there? {help}", definition.id)
+        })?;
         // Number and length are among the definition's points.
         let length = u16::try_from(length.saturating_sub(2)).map_err(|_| "the models are too long".to_owned())?;
         models.push(Model { id: definition.id, address, length, image: Vec::new() });
@@ -162,12 +180,19 @@ pub fn layout(
             1 => definition.group.name.clone(),
             more => format!("{}{more}", definition.group.name),
         };
-        let mut place =
-            Place { model, counts, at: 0, profile: &mut profile, left_out: &mut left_out, scales: Vec::new() };
+        let mut place = Place {
+            model,
+            counts,
+            at: 0,
+            short: false,
+            profile: &mut profile,
+            left_out: &mut left_out,
+            scales: Vec::new(),
+            counted: Vec::new(),
+        };
         place.group(&definition.group, &prefix, true);
-        let end = u32::from(model.length) + 2;
-        if place.at != end {
-            let at = place.at;
+        let (at, end) = (place.at, place.end());
+        if at != end && !place.short {
             left_out
                 .push(format!("model {}: its definition ends after {at} registers, the device has {end}", model.id));
         }
@@ -184,8 +209,8 @@ pub fn layout(
     Ok(found)
 }
 
-/// The unit of scale factors while a profile is made.
-const FACTOR: &str = "1";
+/// The unit of scale factors while a profile is made. Nothing else has it: "1" is the unit of power factors.
+const FACTOR: &str = "{factor}";
 
 struct Place<'m> {
     model: &'m Model,
@@ -196,23 +221,48 @@ struct Place<'m> {
     left_out: &'m mut Vec<String>,
     /// Scale factors that are known here: of the groups around, the nearest last.
     scales: Vec<(String, String)>,
+    /// What the single registers of the groups around hold, the nearest last: counts are among them.
+    counted: Vec<(String, u16)>,
+    /// Whether the device's model has ended before its definition.
+    short: bool,
 }
 
 impl Place<'_> {
+    /// Registers of the model, number and length included.
+    fn end(&self) -> u32 {
+        u32::from(self.model.length) + 2
+    }
+
     fn group(&mut self, group: &Group, prefix: &str, top: bool) {
-        let scope = self.scales.len();
+        let scope = (self.scales.len(), self.counted.len());
         let factors = group.points.iter().filter(|point| point.ty == "sunssf");
         self.scales.extend(factors.map(|point| (point.name.clone(), format!("{prefix}.{}", point.name))));
         for point in &group.points {
+            let next = self.at.saturating_add(u32::from(point.size));
+            // Behind its end the next model begins, whose registers mean something else.
+            if next > self.end() {
+                if point.ty != "pad" && !self.short {
+                    let (id, name) = (self.model.id, &point.name);
+                    self.left_out
+                        .push(format!("model {id}: from {prefix}.{name} on, for the device's model is shorter"));
+                    self.short = true;
+                }
+                return;
+            }
             if !(top && matches!(point.name.as_str(), "ID" | "L")) {
                 self.point(point, prefix);
             }
-            self.at += u32::from(point.size);
+            let register = usize::try_from(self.at).ok().and_then(|at| self.model.image.get(at));
+            if let (1, Some(register)) = (point.size, register) {
+                self.counted.push((point.name.clone(), *register));
+            }
+            self.at = next;
         }
         for inner in &group.groups {
-            let Some(times) = self.times(inner, group) else {
+            let Some(times) = self.times(inner) else {
                 let text = format!("model {}: group {}: how often it is there is not known", self.model.id, inner.name);
                 self.left_out.push(text);
+                self.short = true;
                 return;
             };
             for number in 1..=times {
@@ -220,50 +270,38 @@ impl Place<'_> {
                     None => format!("{prefix}.{}", inner.name),
                     Some(_) => format!("{prefix}.{}{number}", inner.name),
                 };
-                if self.profile.point.len() > MOST {
-                    self.left_out.push(format!("model {}: points above {MOST}, from {prefix} on", self.model.id));
+                let before = self.at;
+                self.group(inner, &prefix, false);
+                if self.short {
                     return;
                 }
-                self.group(inner, &prefix, false);
+                // However often nothing is there, it stays nothing.
+                if self.at == before {
+                    break;
+                }
             }
         }
-        self.scales.truncate(scope);
+        self.scales.truncate(scope.0);
+        self.counted.truncate(scope.1);
     }
 
     /// How often a group is there.
-    fn times(&self, group: &Group, around: &Group) -> Option<u16> {
+    fn times(&self, group: &Group) -> Option<u16> {
         let stated = self.counts.get(&group.name).copied();
         match &group.count {
             None => Some(1),
             Some(Count::Number(0)) => stated.or_else(|| {
                 // To the end of the model.
-                let each: u32 = group.points.iter().map(|point| u32::from(point.size)).sum();
-                let rest = (u32::from(self.model.length) + 2).checked_sub(self.at)?;
+                let each = group.size(&|inner| self.times(inner)).ok()?;
+                let rest = self.end().checked_sub(self.at)?;
                 u16::try_from(rest.checked_div(each)?).ok()
             }),
             Some(Count::Number(count)) => Some(*count),
-            // Its value stands in the group around, which has been passed: or in the model's first group.
             Some(Count::Point(name)) => stated.or_else(|| {
-                let own: u32 = around.points.iter().map(|point| u32::from(point.size)).sum();
-                let before: u32 = around
-                    .points
-                    .iter()
-                    .take_while(|point| point.name != *name)
-                    .map(|point| u32::from(point.size))
-                    .sum();
-                if before == own {
-                    return None;
-                }
-                let start = self.starts(around)?;
-                self.model.image.get(usize::try_from(start + before).ok()?).copied().filter(|count| *count != 0xFFFF)
+                let counted = self.counted.iter().rev().find(|(known, _)| known == name);
+                counted.map(|(_, count)| *count).filter(|count| *count != 0xFFFF)
             }),
         }
-    }
-
-    /// Where the group around began: it is passed but for its groups, of which none was before the first.
-    fn starts(&self, around: &Group) -> Option<u32> {
-        let own: u32 = around.points.iter().map(|point| u32::from(point.size)).sum();
-        self.at.checked_sub(own)
     }
 
     fn point(&mut self, point: &Point, prefix: &str) {
@@ -392,7 +430,7 @@ fn ucum(units: &str) -> Option<&'static str> {
         "Hz" => "Hz",
         "Hz/s" => "Hz/s",
         "C" => "Cel",
-        "Pct" => "%",
+        "Pct" | "WMaxPct" | "VarPct" | "VNomPct" => "%",
         // Percent of a rating.
         percent if percent.starts_with('%') && !percent.contains('/') => "%",
         "Secs" | "Sec" | "S" | "Tms" => "s",
@@ -472,5 +510,72 @@ mod tests {
         let models = chain(40_000, &definitions, &[("part".to_owned(), 3)].into()).expect("a chain");
         assert_eq!((models[0].address, models[0].length), (40_002, 15));
         assert!(definition("{}").is_err());
+    }
+
+    /// Curves as in models 705 to 712: how many points each has stands beside how many curves there are.
+    const CURVES: &str = r#"{ "id": 64002, "group": { "name": "curves", "points": [
+            { "name": "ID", "type": "uint16", "size": 1 }, { "name": "L", "type": "uint16", "size": 1 },
+            { "name": "NPt", "type": "uint16", "size": 1 }, { "name": "NCrv", "type": "uint16", "size": 1 } ],
+        "groups": [{ "name": "Crv", "count": "NCrv", "points": [{ "name": "St", "type": "enum16", "size": 1 }],
+            "groups": [{ "name": "Pt", "count": "NPt", "points": [{ "name": "V", "type": "uint16", "size": 1, "units": "cos()" }] }] }] } }"#;
+
+    fn curves(length: u16, image: &[u16]) -> Imported {
+        let definitions = [(64002, definition(CURVES).expect("a definition"))].into();
+        let model = Model { id: 64002, address: 100, length, image: image.to_vec() };
+        layout("own", &[model], &definitions, &BTreeMap::new()).expect("a profile")
+    }
+
+    #[test]
+    fn a_group_within_a_group_is_counted_by_whoever_is_around() {
+        let image = [64002, 10, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+        let found = curves(10, &image);
+        assert_eq!(found.left_out, [""; 0]);
+        let last = found.profile.point.last().expect("points");
+        assert_eq!((last.name.as_str(), &last.address), ("curves.Crv2.Pt3.V", &Number::Int(111)));
+        assert_eq!(last.unit, "1", "a number without a dimension is no scale factor");
+        assert_eq!(found.profile.point.len(), 10);
+        let definitions = [definition(CURVES).expect("a definition")];
+        let counts = [("Crv".to_owned(), 2), ("Pt".to_owned(), 3)].into();
+        assert_eq!(chain(98, &definitions, &counts).map(|models| models[0].length), Ok(10));
+        let counts = [("Crv".to_owned(), u16::MAX), ("Pt".to_owned(), u16::MAX)].into();
+        assert!(chain(98, &definitions, &counts).expect_err("too long").contains("too long"));
+    }
+
+    #[test]
+    fn nothing_is_taken_from_behind_a_models_end() {
+        // It says 2 curves of 3, but has registers for one: what follows is another model's.
+        let found = curves(6, &[64002, 6, 3, 2, 0, 0, 0, 0]);
+        assert_eq!(found.profile.point.len(), 6);
+        assert_eq!(found.left_out, ["model 64002: from curves.Crv2.St on, for the device's model is shorter"]);
+        // Counts that are nonsense end there too.
+        assert_eq!(curves(6, &[64002, 6, 0xFFFE, 0xFFFE, 0, 0, 0, 0]).profile.point.len(), 6);
+        let said = curves(6, &[64002, 6, 3, 0xFFFF, 0, 0, 0, 0]).left_out;
+        assert_eq!(said, ["model 64002: group Crv: how often it is there is not known"]);
+    }
+
+    #[test]
+    fn groups_of_nothing_are_over_at_once() {
+        let empty = r#"{ "name": "a", "count": 65535, "groups": [{ "name": "b", "count": 65535, "groups": [] }] }"#;
+        let text = format!(
+            r#"{{ "id": 1, "group": {{ "name": "g", "points": [{{ "name": "ID", "type": "uint16", "size": 1 }},
+            {{ "name": "L", "type": "uint16", "size": 1 }}, {{ "name": "X", "type": "uint16", "size": 1 }}], "groups": [{empty}] }} }}"#
+        );
+        let definitions: BTreeMap<u16, Definition> = [(1, definition(&text).expect("a definition"))].into();
+        let model = Model { id: 1, address: 2, length: 1, image: vec![] };
+        assert_eq!(layout("g", &[model], &definitions, &BTreeMap::new()).expect("a profile").profile.point.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_definition_is_refused_with_what_would_be_right() {
+        for (text, part) in [
+            ("", "line 1 column 0"),
+            ("{ \"id\": 70000, \"group\": { \"name\": \"a\" } }", "expected u16"),
+            ("{ \"id\": 1 }", "missing field `group`"),
+            ("{ \"id\": 1, \"group\": { \"name\": \"a\" } }", "its first points must be ID and L"),
+            (&MODEL.replace("\"size\": 2", "\"size\": -2"), "invalid value: integer `-2`"),
+        ] {
+            let error = definition(text).expect_err("no definition");
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
     }
 }
