@@ -38,9 +38,9 @@ pub struct BusStatus {
     pub splits: u64,
     /// Questions beside the schedule.
     pub asks: u64,
-    /// How long requests were out, in all.
+    /// How long requests were out or the line kept silent after them, in all.
     pub busy: Duration,
-    /// Share of the last half to one minute in which a request was out: 0 to 1.
+    /// Share of the last half to one minute in which a request was out or the line kept silent after it: 0 to 1.
     pub utilisation: f64,
     /// Requests sent a second, over the same time.
     pub requests_per_second: f64,

@@ -415,7 +415,7 @@ impl Bus {
     /// The question that was out is out no more.
     pub(super) fn land(&mut self, now: Mono) -> Option<Flight> {
         let flight = self.flight.take()?;
-        self.load.add(now, now.since(flight.sent));
+        self.load.add(now, now.since(flight.sent) + flight.quiet);
         self.free_at = now + flight.quiet;
         Some(flight)
     }
