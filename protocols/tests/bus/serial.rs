@@ -247,7 +247,8 @@ fn equal_answers_are_no_copies() {
     plant.run(60 * S);
     assert!(plant.traces.iter().all(brought_all));
     let out: Duration = plant.bus.status(plant.now).busy;
-    assert!(out < 60 * S * 18 / 100, "{out:?}: the suspicion costs a moment, once");
+    // 30 questions a second, each followed by 1.75 ms of silence, which are 5 % of the time.
+    assert!(out < 60 * S * 23 / 100, "{out:?}: the suspicion costs a moment, once");
 }
 
 #[test]
