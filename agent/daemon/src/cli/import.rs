@@ -26,6 +26,9 @@ pub struct ImportArgs {
     /// As a TOML profile, or as a register table
     #[arg(long, global = true, value_enum)]
     to: Option<View>,
+    /// Into this file instead of to stdout
+    #[arg(short, long, global = true, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -143,30 +146,42 @@ fn word(text: &str) -> Result<((String, String), String), String> {
 }
 
 pub(super) fn import(args: &ImportArgs) -> ExitCode {
-    let outcome = match &args.format {
-        Format::Profile { file } => ours(file, false).map(|one| (vec![one], View::Csv)),
-        Format::Table { file } => ours(file, true).map(|one| (vec![one], View::Toml)),
-        Format::Csv(csv) => foreign_table(csv).map(|one| (vec![one], View::Toml)),
-        Format::Telegraf { file, name } => text(file)
-            .and_then(|text| telegraf::import(&named(name.as_ref(), file), &text))
-            .map(|all| (all, View::Toml)),
-        Format::Sunspec(sunspec) => sunspec_models(sunspec).map(|one| (vec![one], View::Toml)),
-    };
-    let (found, usual) = match outcome {
-        Ok(found) => found,
+    match imported(args) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
+    }
+}
+
+fn imported(args: &ImportArgs) -> Result<(), String> {
+    let (found, usual) = match &args.format {
+        Format::Profile { file } => (vec![ours(file, false)?], View::Csv),
+        Format::Table { file } => (vec![ours(file, true)?], View::Toml),
+        Format::Csv(csv) => (vec![foreign_table(csv)?], View::Toml),
+        Format::Telegraf { file, name } => {
+            let all = telegraf::import(&named(name.as_ref(), file), &text(file)?);
+            (all.map_err(|why| format!("{}: {why}", file.display()))?, View::Toml)
+        }
+        Format::Sunspec(sunspec) => (vec![sunspec_models(sunspec)?], View::Toml),
     };
+    if let (Some(_), 2..) = (&args.output, found.len()) {
+        let count = found.len();
+        return Err(format!(
+            "it has {count} devices, and a file holds one profile: without --output they follow each other"
+        ));
+    }
     for (number, one) in found.iter().enumerate() {
         let Imported { profile, left_out } = one;
-        if number > 0 {
-            println!();
-        }
-        match args.to.unwrap_or(usual) {
-            View::Toml => print!("{}", write::toml(profile)),
-            View::Csv => print!("{}", write::csv(profile)),
+        let view = match args.to.unwrap_or(usual) {
+            View::Toml => write::toml(profile),
+            View::Csv => write::csv(profile),
+        };
+        match &args.output {
+            Some(file) => std::fs::write(file, view).map_err(|error| format!("{}: {error}", file.display()))?,
+            None if number > 0 => print!("\n{view}"),
+            None => print!("{view}"),
         }
         eprintln!("{}: {} points", profile.profile, profile.point.len());
         for line in left_out {
@@ -176,7 +191,7 @@ pub(super) fn import(args: &ImportArgs) -> ExitCode {
     if found.len() > 1 {
         eprintln!("{} profiles: each into a file of its own, named as `profile` says", found.len());
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 fn text(file: &Path) -> Result<String, String> {
@@ -211,7 +226,8 @@ fn foreign_table(args: &CsvArgs) -> Result<Imported, String> {
         addressing: args.addressing.map(AddressingArg::addressing),
         order: args.order.map(OrderArg::order),
     };
-    table::import(&named(args.name.as_ref(), &args.file), &text(&args.file)?, &mapping)
+    let found = table::import(&named(args.name.as_ref(), &args.file), &text(&args.file)?, &mapping);
+    found.map_err(|why| format!("{}: {why}", args.file.display()))
 }
 
 fn sunspec_models(args: &SunspecArgs) -> Result<Imported, String> {

@@ -94,6 +94,9 @@ fn columns(header: &csv::StringRecord, mapping: &Mapping) -> Result<BTreeMap<Str
         }
         let there = || header.iter().collect::<Vec<_>>().join(", ");
         let at = find(name).ok_or_else(|| format!("no column is called {name:?}; there are: {}", there()))?;
+        if header.iter().filter(|column| column.eq_ignore_ascii_case(name)).count() > 1 {
+            return Err(format!("several columns are called {name:?}: which is the {key}? Rename the others"));
+        }
         columns.insert(key.clone(), at);
     }
     for key in keys() {
@@ -123,7 +126,9 @@ fn row(record: &csv::StringRecord, columns: &BTreeMap<String, usize>, mapping: &
         let value = match key {
             "address" if mapping.hex && !text.starts_with("0x") => Value::String(format!("0x{text}")),
             _ if is_text => Value::String(text.to_owned()),
-            _ => text.parse::<Value>().map_err(|_| format!("{text:?} is no value of {key}"))?,
+            _ => {
+                text.parse::<Value>().map_err(|_| format!("{text:?} is no {key} as TOML has it: 0.1, [65535], true"))?
+            }
         };
         table.insert(key.to_owned(), value);
     }
@@ -141,6 +146,9 @@ fn row(record: &csv::StringRecord, columns: &BTreeMap<String, usize>, mapping: &
     if let Some(gain) = cell("gain") {
         let number = gain.parse::<f64>().ok().filter(|gain| *gain != 0.0 && gain.is_finite());
         let number = number.ok_or_else(|| format!("the gain {gain:?} is no number but 0"))?;
+        if table.contains_key("scale") {
+            return Err("a scale and a gain: which of the two? --column gain=… or scale=…, not both".into());
+        }
         if number != 1.0 {
             table.insert("scale".into(), Value::Float(1.0 / number));
         }

@@ -34,6 +34,8 @@ struct Device {
     holding_registers: Vec<Field>,
     #[serde(default)]
     input_registers: Vec<Field>,
+    #[serde(flatten)]
+    more: toml::Table,
 }
 
 #[derive(Deserialize)]
@@ -75,11 +77,15 @@ pub fn import(name: &str, text: &str) -> Result<Vec<Imported>, String> {
 
 fn one(name: &str, device: Device) -> Result<Imported, String> {
     if let Some(style) = device.configuration_type.as_deref().filter(|style| *style != "register") {
-        return Err(format!("configuration_type {style:?} is not read here, only \"register\""));
+        return Err(format!("configuration_type = {style:?} is not read here, only \"register\" is"));
     }
     let mut profile = super::profile(name, Addressing::Zero);
     profile.description = device.name;
     let mut left_out = Vec::new();
+    if !device.more.is_empty() {
+        let keys: Vec<&str> = device.more.keys().map(String::as_str).collect();
+        left_out.push(format!("{}: what is so belongs to [[bus]] and [[device]]", keys.join(", ")));
+    }
     let tables = [
         (Table::Coil, device.coils),
         (Table::Discrete, device.discrete_inputs),
@@ -137,11 +143,16 @@ fn point(table: Table, field: &Field) -> Result<PointRow, String> {
     if usize::from(ty.width()) != count {
         return Err(format!("{data_type} takes {} registers, not {count}", ty.width()));
     }
+    // One that is of another length was meant for something else.
+    let bytes = field.byte_order.as_deref().map_or(2 * count, str::len);
+    if ty.has_order() && bytes != 2 * count {
+        return Err(format!("a byte_order of {bytes} bytes, but {data_type} has {}", 2 * count));
+    }
     let mut row = super::row(&field.name, i128::from(first), ty);
     row.table = Some(table);
     let order = match field.byte_order.as_deref() {
         None if bits => None,
-        None if ty.has_order() => return Err("no byte_order".into()),
+        None if ty.has_order() => return Err("no byte_order: ABCD, CDAB, BADC or DCBA".into()),
         None => None,
         Some("AB" | "ABCD" | "ABCDEFGH") => Some(Order::ABCD),
         Some("CDAB" | "GHEFCDAB") => Some(Order::CDAB),
@@ -184,6 +195,7 @@ mod tests {
           { name = "apart", byte_order = "ABCD", data_type = "UINT32", scale = 1.0, address = [41, 43] },
           { name = "short", byte_order = "ABCD", data_type = "FLOAT32-IEEE", scale = 1.0, address = [44] },
           { name = "odd", byte_order = "AB", data_type = "WORD", scale = 1.0, address = [45], tags = { a = "b" } },
+          { name = "other", byte_order = "AB", data_type = "INT32", scale = 1.0, address = [50, 51] },
         ]
         [[inputs.modbus]]
         input_registers = [{ name = "t", byte_order = "ABCD", data_type = "FLOAT32-IEEE", address = [0, 1] }]
@@ -212,10 +224,12 @@ mod tests {
             "short: FLOAT32-IEEE takes 2",
             "odd: data_type",
             "odd: its tags",
+            "other: a byte_order of 2 bytes, but INT32 has 4",
+            "controller, slave_id: what is so belongs to [[bus]] and [[device]]",
         ] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }
-        assert_eq!(found[0].left_out.len(), 5, "{said}");
+        assert_eq!(found[0].left_out.len(), 7, "{said}");
     }
 
     #[test]
