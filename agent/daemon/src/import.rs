@@ -85,8 +85,9 @@ pub fn row(name: &str, address: i128, ty: RegisterType) -> PointRow {
 }
 
 impl Imported {
-    /// Takes out the rows that mean nothing, and says so.
-    fn sound(mut profile: Profile, mut left_out: Vec<String>) -> Result<Self, String> {
+    /// Takes out the rows that mean nothing, and says so. Each round takes one at least, or ends. `places` says where each
+    /// row is from; without one its name tells.
+    fn sound(mut profile: Profile, mut places: Vec<String>, mut left_out: Vec<String>) -> Result<Self, String> {
         let device = Device {
             name: "d".into(),
             bus: "b".into(),
@@ -96,6 +97,10 @@ impl Imported {
             ..Device::default()
         };
         loop {
+            if profile.point.is_empty() {
+                let why = ["no point came of it".to_owned()].into_iter().chain(left_out);
+                return Err(why.collect::<Vec<_>>().join("\n"));
+            }
             let Err(faults) = resolve(&device, "device", Some(&profile)) else {
                 return Ok(Self { profile, left_out });
             };
@@ -108,22 +113,14 @@ impl Imported {
                         let key = fault.path.rsplit('.').next().unwrap_or("");
                         guilty.entry(row).or_insert(format!("{key}: {} ({})", fault.message, fault.help));
                     }
-                    // That there are no points only follows.
-                    _ if fault.path == "device.point" => {}
                     _ => return Err(format!("{}: {}; {}", fault.path, fault.message, fault.help)),
                 }
             }
-            if guilty.is_empty() {
-                return Err(["no point came of it".to_owned()]
-                    .into_iter()
-                    .chain(left_out)
-                    .collect::<Vec<_>>()
-                    .join("\n"));
-            }
             // From the end, so that the numbers before stay.
-            for (row, why) in guilty.into_iter().rev() {
-                let row = profile.point.remove(row);
-                left_out.push(format!("{}: {why}", row.name));
+            for (row_number, why) in guilty.into_iter().rev() {
+                let row = profile.point.remove(row_number);
+                let place = (row_number < places.len()).then(|| places.remove(row_number) + ": ").unwrap_or_default();
+                left_out.push(format!("{place}{}: {why}", row.name));
             }
         }
     }

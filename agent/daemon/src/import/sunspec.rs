@@ -198,7 +198,7 @@ pub fn layout(
         }
     }
     let used: BTreeSet<String> = profile.point.iter().filter_map(|row| row.scale_from.clone()).collect();
-    let mut found = Imported::sound(profile, left_out)?;
+    let mut found = Imported::sound(profile, Vec::new(), left_out)?;
     // Factors that no point uses say nothing.
     found.profile.point.retain(|row| row.unit != FACTOR || used.contains(&row.name));
     for row in &mut found.profile.point {

@@ -45,7 +45,15 @@ pub fn import(name: &str, text: &str, mapping: &Mapping) -> Result<Imported, Str
     let mut reader =
         csv::ReaderBuilder::new().delimiter(separator).flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
     let header = reader.headers().map_err(|error| format!("not CSV: {error}"))?.clone();
+    if header.iter().all(str::is_empty) {
+        return Err("the list is empty: its first line must name the columns".into());
+    }
     let columns = columns(&header, mapping)?;
+    let named = matches!(addressing, Addressing::Modicon5 | Addressing::Modicon6);
+    if !named && mapping.table.is_none() && !columns.contains_key("table") && !columns.contains_key("function") {
+        let help = "--table coil, discrete, input or holding, or --column table=NAME or function=NAME";
+        return Err(format!("which table are its registers in? {help}"));
+    }
     let mut left_out = Vec::new();
     let used: BTreeSet<usize> = columns.values().copied().collect();
     let unused: Vec<&str> = header
@@ -59,7 +67,7 @@ pub fn import(name: &str, text: &str, mapping: &Mapping) -> Result<Imported, Str
     }
     let mut profile = super::profile(name, addressing);
     profile.order = mapping.order.unwrap_or_default();
-    let mut orderless = None;
+    let (mut lines, mut orderless) = (Vec::new(), None);
     for record in reader.records() {
         let record = record.map_err(|error| format!("not CSV: {error}"))?;
         let line = record.position().map_or(0, csv::Position::line);
@@ -72,6 +80,7 @@ pub fn import(name: &str, text: &str, mapping: &Mapping) -> Result<Imported, Str
                     orderless.get_or_insert_with(|| row.name.clone());
                 }
                 profile.point.push(row);
+                lines.push(format!("line {line}"));
             }
             Err(why) => left_out.push(format!("line {line}: {why}")),
         }
@@ -80,7 +89,7 @@ pub fn import(name: &str, text: &str, mapping: &Mapping) -> Result<Imported, Str
         let help = "--order ABCD, CDAB, BADC or DCBA, or a column `order`; probe shows which is right";
         return Err(format!("{row} takes several registers: in which order are its bytes? {help}"));
     }
-    Imported::sound(profile, left_out)
+    Imported::sound(profile, lines, left_out)
 }
 
 /// The column of each key.

@@ -84,7 +84,7 @@ fn one(name: &str, device: Device) -> Result<Imported, String> {
     let mut left_out = Vec::new();
     if !device.more.is_empty() {
         let keys: Vec<&str> = device.more.keys().map(String::as_str).collect();
-        left_out.push(format!("{}: what is so belongs to [[bus]] and [[device]]", keys.join(", ")));
+        left_out.push(format!("{}: these belong to [[bus]] and [[device]]", keys.join(", ")));
     }
     let tables = [
         (Table::Coil, device.coils),
@@ -105,7 +105,7 @@ fn one(name: &str, device: Device) -> Result<Imported, String> {
             }
         }
     }
-    Imported::sound(profile, left_out)
+    Imported::sound(profile, Vec::new(), left_out)
 }
 
 fn point(table: Table, field: &Field) -> Result<PointRow, String> {
@@ -163,7 +163,8 @@ fn point(table: Table, field: &Field) -> Result<PointRow, String> {
                 RegisterType::try_from(format!("string_swapped({})", 2 * count)).map_err(|error| error.to_string())?;
             None
         }
-        Some(other) => return Err(format!("byte_order {other:?}")),
+        Some("BA") => return Err("byte_order \"BA\": the bytes of a single register stay in their order here".into()),
+        Some(other) => return Err(format!("byte_order {other:?}: ABCD, CDAB, BADC or DCBA")),
     };
     row.order = order.filter(|_| ty.has_order());
     row.scale = field.scale.filter(|scale| *scale != 1.0 && *scale != 0.0);
@@ -225,7 +226,7 @@ mod tests {
             "odd: data_type",
             "odd: its tags",
             "other: a byte_order of 2 bytes, but INT32 has 4",
-            "controller, slave_id: what is so belongs to [[bus]] and [[device]]",
+            "controller, slave_id: these belong to [[bus]] and [[device]]",
         ] {
             assert!(said.contains(part), "{part:?} is not in\n{said}");
         }
