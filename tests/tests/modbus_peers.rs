@@ -155,7 +155,7 @@ fn peer(name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn mbpoll_and_pymodbus_read_what_is_served_over_tcp() {
+async fn live_mbpoll_and_pymodbus_read_what_is_served_over_tcp() {
     let folder = tempfile::tempdir().unwrap();
     let (_simulate, port) = served(folder.path(), &[]).await;
     mbpoll_agrees(&["-m", "tcp", "-p", &port.to_string()], "127.0.0.1").await;
@@ -165,7 +165,7 @@ async fn mbpoll_and_pymodbus_read_what_is_served_over_tcp() {
 }
 
 #[tokio::test]
-async fn mbpoll_and_pymodbus_read_what_is_served_on_a_serial_line() {
+async fn live_mbpoll_and_pymodbus_read_what_is_served_on_a_serial_line() {
     let folder = tempfile::tempdir().unwrap();
     let (_socat, a, b) = line(folder.path()).await;
     let _simulate = served_serial(folder.path(), &a, &[]).await;
@@ -214,7 +214,7 @@ fn is_right(point: &str, value: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_agent_reads_a_pymodbus_slave_on_a_serial_line() {
+async fn live_the_agent_reads_a_pymodbus_slave_on_a_serial_line() {
     let folder = tempfile::tempdir().unwrap();
     let (_socat, a, b) = line(folder.path()).await;
     let mut slave = Command::new(python());
@@ -245,7 +245,7 @@ async fn the_agent_reads_a_pymodbus_slave_on_a_serial_line() {
 }
 
 #[tokio::test]
-async fn noise_and_an_unplugged_adapter_give_no_wrong_value() {
+async fn live_noise_and_an_unplugged_adapter_give_no_wrong_value() {
     let folder = tempfile::tempdir().unwrap();
     let (mut socat, a, b) = line(folder.path()).await;
     let faults = ["--fault", "corrupt:3", "--fault", "noise:5", "--fault", "double:2", "--fault", "truncate:2"];
@@ -312,7 +312,7 @@ async fn pass(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
 }
 
 #[tokio::test]
-async fn tshark_finds_no_malformed_frame() {
+async fn live_tshark_finds_no_malformed_frame() {
     for (flag, key, dissector) in [(None, "tcp", "mbtcp"), (Some("--rtu-over-tcp"), "rtu_over_tcp", "mbrtu")] {
         let folder = tempfile::tempdir().unwrap();
         let more: Vec<&str> = flag.into_iter().collect();
