@@ -3,13 +3,25 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::{BAD_CONFIGURATION, plan};
-use crate::config::{Occasion, load};
+use crate::config::{Occasion, Report, load};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Found<'r> {
+    #[serde(flatten)]
+    report: &'r Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<serde_json::Value>,
+}
 
 pub(super) fn check(file: &Path, json: bool, with_plan: bool) -> ExitCode {
     let (config, report) = load(file, Occasion::Check);
     if json {
-        match serde_json::to_string_pretty(&report) {
+        let plan = config.as_ref().filter(|_| with_plan).map(plan::json);
+        match serde_json::to_string_pretty(&Found { report: &report, plan }) {
             Ok(text) => println!("{text}"),
             Err(error) => eprintln!("error: the report cannot be written: {error}"),
         }
@@ -26,9 +38,8 @@ pub(super) fn check(file: &Path, json: bool, with_plan: bool) -> ExitCode {
     if !json {
         print!("{}", plan::summary(&config));
     }
-    if with_plan {
-        let text = plan::requests(&config);
-        if json { eprint!("{text}") } else { print!("{text}") }
+    if with_plan && !json {
+        print!("{}", plan::requests(&config));
     }
     ExitCode::SUCCESS
 }

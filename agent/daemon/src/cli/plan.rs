@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use serde_json::json;
 use tributary_core::model::Model;
 use tributary_protocols::modbus::config::{BusSpec, Link, Parity};
 
@@ -151,6 +152,30 @@ fn write_bus(bus: &BusSource, out: &mut String) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// The same for scripts: what each bus will have to carry, times in ms.
+pub(super) fn json(config: &Config) -> serde_json::Value {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let bus = |bus: &BusSource| {
+        let forecast = &bus.forecast;
+        let asked = bus.devices.iter().flat_map(|device| device.requests.iter().map(move |asked| (device, asked)));
+        let requests = asked.zip(&forecast.requests).map(|((device, (number, request)), ask)| {
+            json!({
+                "request": number, "device": device.name, "unit_id": device.unit, "table": request.table.name(),
+                "address": request.address, "count": request.count, "points": request.points.len(),
+                "period_ms": ms(ask.period), "question_bytes": ask.question, "answer_bytes": ask.answer,
+                "time_ms": ms(ask.time),
+            })
+        });
+        json!({
+            "name": bus.spec.name, "endpoint": bus.spec.endpoint(), "utilisation": forecast.utilisation,
+            "cycle_ms": ms(forecast.cycle), "slowest_cycle_ms": ms(forecast.slowest_cycle),
+            "cycle_with_dead_ms": forecast.with_dead.iter().map(|time| ms(*time)).collect::<Vec<_>>(),
+            "utilisation_with_dead": forecast.utilisation_with_dead, "requests": requests.collect::<Vec<_>>(),
+        })
+    };
+    config.buses.iter().map(bus).collect()
 }
 
 /// Where a bus is, and how fast its line is.
