@@ -119,7 +119,7 @@ impl Imported {
             // From the end, so that the numbers before stay.
             for (row_number, why) in guilty.into_iter().rev() {
                 let row = profile.point.remove(row_number);
-                let place = (row_number < places.len()).then(|| places.remove(row_number) + ": ").unwrap_or_default();
+                let place = if row_number < places.len() { places.remove(row_number) + ": " } else { String::new() };
                 left_out.push(format!("{place}{}: {why}", row.name));
             }
         }

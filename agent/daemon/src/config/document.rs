@@ -183,7 +183,10 @@ impl<'a> Document<'a> {
                 };
                 let (message, mut help) = fault.words(inner.message());
                 if let (Fault::Missing(name), true) = (&fault, self.rows_are_lines) {
-                    help = format!("fill the cell in the column `{name}`");
+                    help = match join(path, &at).as_str() {
+                        "" => format!("add a line `# {name} = …` above the names of the columns"),
+                        _ => format!("fill the cell in the column `{name}`"),
+                    };
                 }
                 let mut diagnostic = self.source.diagnostic(place, full, message, help);
                 diagnostic.of_shape = true;
