@@ -28,6 +28,7 @@ use tributary_core::uplink::{self, AckMode, Channel, Order, Publish};
 use tributary_proto::pb;
 use tributary_protocols::reading::{Outcome, Poll, Sample, StampedBy};
 use tributary_protocols::time::Wall;
+use tributary_protocols::value::Value;
 use tributary_receiver::topic::Kind;
 
 use crate::store::MemStore;
@@ -69,6 +70,8 @@ pub struct Report {
     pub arrived: u64,
     /// Readings that losses named, by reason.
     pub named: [u64; 8],
+    /// Rollovers, resets and rejected samples of counters that events told.
+    pub counted: [u64; 3],
     /// Batches sent, again ones included.
     pub sent: u64,
     /// Lives of the agent.
@@ -422,6 +425,8 @@ impl World {
             entered: self.oracle.entered,
             arrived: self.oracle.arrived(),
             named: self.oracle.named_by_reason(),
+            counted: ["counter.rollover", "counter.reset", "counter.rejected"]
+                .map(|code| self.oracle.counted.get(code).copied().unwrap_or(0)),
             sent: self.oracle.bodies_sent,
             lives: self.lives,
             epochs: u32::try_from(self.epochs.len()).expect("few"),

@@ -3,7 +3,7 @@
 //! A world that fails prints its seed: `TRIBUTARY_SEED=n cargo test -p tributary-tests --test world one` plays it again,
 //! and `TRIBUTARY_TRACE=1` beside it prints every event. Seeds that showed a fault stay in [`KEPT`] for ever.
 
-use tributary_tests::world::World;
+use tributary_tests::world::{Faults, World};
 
 /// Seeds that once failed.
 const KEPT: [u64; 8] = [8, 41, 55, 60, 62, 70, 178, 351];
@@ -14,7 +14,7 @@ fn live(seeds: impl Iterator<Item = u64>) {
         match world {
             Ok(report) => println!("seed {seed}: {report:?}"),
             Err(panic) => {
-                eprintln!("TRIBUTARY_SEED={seed} failed, with {:?}", tributary_tests::world::Faults::of(seed));
+                eprintln!("TRIBUTARY_SEED={seed} failed, with {:?}", Faults::of(seed));
                 std::panic::resume_unwind(panic);
             }
         }
@@ -29,6 +29,14 @@ fn one() {
 #[test]
 fn kept() {
     live(KEPT.into_iter());
+}
+
+/// Without faults every glitch is told of, and that the counter rolls over and is reset.
+#[test]
+fn counters_are_told_apart() {
+    let [rollovers, resets, rejected] = World::run_with(tributary_tests::seed(0), Faults::default()).counted;
+    assert_eq!((rollovers, resets), (1, 1), "{rejected} rejected");
+    assert!((20..=30).contains(&rejected), "{rejected} rejected");
 }
 
 #[test]

@@ -104,11 +104,21 @@ impl World {
         let outcome = self.plant.answer(request, n);
         let accepts = self.agent.as_ref().is_some_and(|agent| agent.spool().accepts());
         let points = self.plant.requests[request].points.clone();
+        let sample_of = |place: usize| match &outcome {
+            Outcome::All(status) => Sample::bare(*status),
+            Outcome::Samples(samples) => samples[place].clone(),
+        };
         for (place, key) in points.iter().enumerate() {
-            let sample = match &outcome {
-                Outcome::All(status) => Sample::bare(*status),
-                Outcome::Samples(samples) => samples[place].clone(),
-            };
+            let (index, sample) = (key.0 as usize, sample_of(place));
+            if self.plant.is_factor(index) {
+                self.oracle.factor(index, &sample);
+            }
+            if let (true, true, Value::Bits(bits)) = (self.plant.points[index].counter, accepts, &sample.value) {
+                self.oracle.count(index, now.wall.0, *bits, Plant::is_glitch(n));
+            }
+        }
+        for (place, key) in points.iter().enumerate() {
+            let sample = sample_of(place);
             let (index, wall) = (key.0 as usize, now.wall.0);
             let fate = self.oracle.enter(index, (now.mono.as_nanos(), wall), wall, &sample, accepts);
             if let (Fate::Raw(key), false) = (fate, self.kept[request]) {

@@ -10,7 +10,8 @@ use tributary_proto::catalog::Schema;
 use tributary_proto::decode;
 use tributary_proto::pb;
 use tributary_protocols::reading::{Sample, Status};
-use tributary_protocols::value::{PointType, Value};
+use tributary_protocols::value::{PointType, Scale, Value};
+use tributary_receiver::catalog::Point as Named;
 use tributary_receiver::ledger::NewBatch;
 
 /// A reading by what it says: point, stamp, status, value.
@@ -55,6 +56,16 @@ struct Folded {
 pub(super) struct Oracle {
     points: Vec<Point>,
     sent: Vec<Option<Sent>>,
+    /// Exponents in force, or the status that stands for one.
+    factors: HashMap<usize, Result<i32, Status>>,
+    /// What counters showed, by point and stamp, and whether it is to be believed.
+    counts: HashMap<(usize, i64), Vec<(u64, bool)>>,
+    /// Counters that were read since the start.
+    counting: HashSet<usize>,
+    believed: u64,
+    doubted: u64,
+    /// Events of counters, by code.
+    pub(super) counted: BTreeMap<String, u64>,
     folded: Vec<Vec<Folded>>,
     /// Readings that must arrive or be named; those that may.
     pub(super) required: HashMap<Key, u32>,
@@ -91,6 +102,12 @@ impl Oracle {
         Self {
             points,
             sent: vec![None; count],
+            factors: HashMap::new(),
+            counts: HashMap::new(),
+            counting: HashSet::new(),
+            believed: 0,
+            doubted: 0,
+            counted: BTreeMap::new(),
             folded: vec![Vec::new(); count],
             required: HashMap::new(),
             optional: HashMap::new(),
@@ -117,6 +134,26 @@ impl Oracle {
     /// The agent starts: filters have forgotten.
     pub(super) fn forget_filters(&mut self) {
         self.sent.fill(None);
+        self.factors.clear();
+        self.counting.clear();
+    }
+
+    /// A factor was read; it holds for all that comes with the same answer.
+    pub(super) fn factor(&mut self, index: usize, sample: &Sample) {
+        let mut sample = sample.clone();
+        mark(&self.points[index], &mut sample);
+        let exponent = match sample.value {
+            Value::Bits(bits) => i32::try_from(bits.cast_signed()).ok().filter(|e| (-10..=10).contains(e)),
+            _ => None,
+        };
+        let status = if sample.status.has_value() { Status::TypeError } else { sample.status };
+        self.factors.insert(index, exponent.ok_or(status));
+    }
+
+    /// A counter was read. Nothing contradicts the first sample after a start.
+    pub(super) fn count(&mut self, index: usize, stamp: i64, bits: u64, glitch: bool) {
+        let believable = self.counting.insert(index) || !glitch;
+        self.counts.entry((index, stamp)).or_default().push((bits, believable));
     }
 
     /// A reading goes in; `accepts`: the spool takes it, else it is lost.
@@ -132,6 +169,21 @@ impl Oracle {
         let point = &self.points[index];
         let mut sample = sample.clone();
         mark(point, &mut sample);
+        if let Some(factor) = point.scale_from.filter(|_| sample.status.has_value()) {
+            let factor = self.factors.get(&(factor.0 as usize)).copied().unwrap_or(Err(Status::CommFail));
+            sample = match (factor, &sample.value) {
+                (Ok(e), Value::Bits(bits)) => {
+                    let scale = Scale { exponent: point.scale.exponent + e, ..point.scale };
+                    let real = scale.real(point.ty, *bits).expect("a number");
+                    Sample { status: sample.status, value: Value::Bits(real.to_bits()) }
+                }
+                (Err(status), _) => Sample::bare(status),
+                (Ok(_), _) => sample,
+            };
+        }
+        if self.counts.contains_key(&(index, stamp)) && sample.status.has_value() {
+            sample = Sample::bare(Status::DeviceError);
+        }
         if !accepts {
             let key = (index, stamp, sample.status.code(), Seen::Nothing);
             *self.required.entry(key.clone()).or_default() += 1;
@@ -231,7 +283,8 @@ impl Oracle {
                 self.summary(index, &named.statistic, reading.at_ms, reading.status, &seen);
                 continue;
             }
-            let key = (index, reading.at_ms, reading.status, seen);
+            let (status, seen) = self.judge(index, reading.at_ms, reading.status, seen, named);
+            let key = (index, reading.at_ms, status, seen);
             let book = if self.required.contains_key(&key) { &mut self.required } else { &mut self.optional };
             let Some(count) = book.get_mut(&key) else {
                 panic!("invented or doubled: {key:?} in {} of {:x}", delivery.seq, delivery.epoch)
@@ -267,7 +320,36 @@ impl Oracle {
                 self.named_nobody += loss.readings;
             }
         }
+        for event in delivery.batch.events.iter().filter(|event| event.code.starts_with("counter.")) {
+            let point = &delivery.catalog.points[&event.point];
+            assert!(self.points[place(&point.name)].counter, "{event:?} of {}", point.name);
+            *self.counted.entry(event.code.clone()).or_default() += 1;
+        }
         self.controls += delivery.batch.events.iter().filter(|event| event.code == "control.done").count() as u64;
+    }
+
+    /// What a reading is compared by: of a scaled point the real value, of a counter that it is believed or doubted.
+    fn judge(&mut self, index: usize, at: i64, status: u8, seen: Seen, named: &Named) -> (u8, Seen) {
+        let point = &self.points[index];
+        if point.scale_from.is_some()
+            && let Seen::Bits(bits) = seen
+        {
+            // By the receiver's own formula and the catalogue that came with it.
+            let real = named.scale.real(bits.cast_signed() as f64);
+            return (status, Seen::Bits(real.to_bits()));
+        }
+        let Some(shown) = self.counts.get(&(index, at)).filter(|_| point.counter) else { return (status, seen) };
+        match seen {
+            Seen::Bits(bits) => {
+                assert!(shown.contains(&(bits, true)), "p{index} at {at}: {bits} is no count, but one of {shown:?}");
+                self.believed += 1;
+                (Status::DeviceError.code(), Seen::Nothing)
+            }
+            Seen::Nothing | Seen::Text(_) => {
+                self.doubted += u64::from(shown.iter().all(|(_, believable)| *believable));
+                (status, seen)
+            }
+        }
     }
 
     fn summary(&mut self, index: usize, statistic: &str, at: i64, status: u8, seen: &Seen) {
@@ -322,6 +404,8 @@ impl Oracle {
     /// The end of a world: everything that went in is explained. `polled` tells of a point whether it is polled and sent
     /// at every poll. `one_epoch`: the spool kept its identity.
     pub(super) fn settle(&self, ledger: &Ledger, epoch: u64, one_epoch: bool, exact: bool, polled: &[bool]) {
+        let (believed, doubted) = (self.believed, self.doubted);
+        assert!(doubted * 20 <= believed + 200, "{doubted} true counts are doubted, {believed} believed");
         let whole = self.named_batches > 0 || !self.lost_batches.is_empty();
         let mut unexplained = 0;
         for (index, point) in self.points.iter().enumerate() {

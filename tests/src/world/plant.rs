@@ -18,6 +18,15 @@ const TYPES: [PointType; 7] = [
     PointType::String,
 ];
 
+/// Exponents that a factor shows, in turn: one out of reach and a sentinel too.
+const FACTORS: [i64; 10] = [0, -2, 1, 0, 11, -2, -10, NO_FACTOR, 10, 0];
+const NO_FACTOR: i64 = -32_768;
+/// A counter: where it begins anew, its step, when it is reset, and how far a glitch is off.
+const MODULUS: u64 = 1_000_000;
+const STEP: u64 = 40;
+const RESET: u64 = 1_000;
+const GLITCH: u64 = 400_000;
+
 /// A point of a device's broker.
 #[derive(Clone, Debug)]
 pub(super) struct Sensor {
@@ -71,6 +80,7 @@ impl Plant {
                 plant.requests.push(Request { device, points, period_ms });
             }
         }
+        plant.add_scaled();
         for (n, ty) in TYPES.into_iter().take(6).enumerate() {
             let point = plant.points.len();
             let mut added = blank(3, point, ty);
@@ -91,6 +101,36 @@ impl Plant {
             });
         }
         plant
+    }
+
+    /// Points scaled by a register before and after it and in another request, and a counter.
+    fn add_scaled(&mut self) {
+        let first = self.points.len();
+        let key = |n: usize| PointKey(u32::try_from(first + n).expect("small"));
+        for n in 0..5 {
+            let mut point = blank(2, first + n, PointType::Int);
+            match n {
+                1 => (point.scale, point.bad) = (Scale::default(), vec![NO_FACTOR.cast_unsigned()]),
+                3 => {
+                    (point.scale, point.counter) = (Scale::default(), true);
+                    (point.counter_modulus, point.max_rate) = (MODULUS, Some(30.0));
+                }
+                _ => point.scale_from = Some(key(1)),
+            }
+            self.points.push(point);
+        }
+        self.requests.push(Request { device: 2, points: (0..4).map(key).collect(), period_ms: 2_000 });
+        self.requests.push(Request { device: 2, points: vec![key(4)], period_ms: 5_000 });
+    }
+
+    /// Whether that point brings the exponent of others.
+    pub(super) fn is_factor(&self, point: usize) -> bool {
+        self.points.iter().any(|other| other.scale_from.is_some_and(|key| key.0 as usize == point))
+    }
+
+    /// Whether the `n`th sample of a counter is no count.
+    pub(super) fn is_glitch(n: u64) -> bool {
+        n % 97 == 50
     }
 
     fn add_polled(&mut self, device: u32, rng: &mut Rng) -> PointKey {
@@ -182,6 +222,8 @@ impl Plant {
     pub(super) fn sample(&self, point: usize, n: u64) -> Sample {
         let value = match self.points[point].ty {
             PointType::String => Value::Text(format!("p{point} {}", n / 5).into()),
+            _ if self.points[point].counter => Value::Bits(count(n)),
+            _ if self.is_factor(point) => Value::Bits(FACTORS[(n / 16 % 10) as usize].cast_unsigned()),
             ty => Value::Bits(value_bits(ty, point, n)),
         };
         let status = if n % 41 == 40 { Status::Uncertain } else { Status::Good };
@@ -211,6 +253,13 @@ fn blank(device: u32, index: usize, ty: PointType) -> Point {
         window: None,
         raw: true,
     }
+}
+
+/// The `n`th sample of a counter: it rolls over once, is reset once, and glitches now and then.
+fn count(n: u64) -> u64 {
+    let true_count = if n < RESET { MODULUS - 10_000 + n * STEP } else { (n - RESET) * STEP };
+    let off = if Plant::is_glitch(n) { GLITCH } else { 0 };
+    (true_count + off) % MODULUS
 }
 
 /// The bits of the `n`th value of a point.
