@@ -11,7 +11,7 @@
 //! spins nor sleeps through a deadline. At the end faults stop, the backlog drains within a bound, the agent stops
 //! cleanly, and the [`oracle`] compares what went in with what arrived or was named as lost.
 //!
-//! What a world holds is small on purpose: some 30 points, 6 requests, 6 sensors, one agent. What it has plenty of is
+//! What a world holds is small on purpose: some 40 points, 8 requests, 6 sensors, one agent. What it has plenty of is
 //! trouble: [`Faults`] says of which kinds.
 
 use std::collections::{BTreeMap, VecDeque};
