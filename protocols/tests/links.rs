@@ -178,7 +178,7 @@ impl Rig {
 
     async fn ask(&self, unit: u8, pdu: &[u8]) -> Result<Vec<u8>, AskError> {
         let (reply, answer) = oneshot::channel();
-        let pdu = pdu.try_into().unwrap();
+        let pdu = Box::new(pdu.try_into().unwrap());
         self.asks.send(Ask { unit, pdu, timeout: None, reply }).await.unwrap();
         tokio::time::timeout(Duration::from_secs(20), answer).await.expect("a reply").expect("the bus lives")
     }

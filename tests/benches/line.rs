@@ -53,7 +53,7 @@ struct Plant {
 
 const SMALL: Plant = Plant { name: "10 x 100", devices: 10, tags: 100, period_ms: 1_000, requests: 2.0, memory: 12.0 };
 const LARGE: Plant = Plant { name: "50 x 200", devices: 50, tags: 200, period_ms: 1_000, requests: 4.0, memory: 20.0 };
-/// 100,000 readings a second.
+/// 100,000 readings a second, in the service's environment.
 const FAST: Plant = Plant { name: "100 x 100", devices: 100, tags: 100, period_ms: 100, requests: 2.0, memory: 20.0 };
 /// Deviation of the intervals between the polls of the fast plant, as a multiple of the bare loop's.
 const DEVIATION: f64 = 1.5;
@@ -252,7 +252,11 @@ impl Subject {
                 format!("[[device]]\nname = \"meter-{n:02}\"\nbus = \"bus-{n}\"\nunit_id = 1\nprofile = \"meter\"\n");
             configuration = configuration.bus(&format!("bus-{n}"), device.address(), "1s").toml(&text);
         }
-        let agent = Agent::start(&folder, &configuration)?;
+        // How much memory the allocator keeps at high rates is the service's setting; it costs some CPU time.
+        let agent = match plant.period_ms == FAST.period_ms {
+            true => Agent::start_as_service(&folder, &configuration)?,
+            false => Agent::start(&folder, &configuration)?,
+        };
         let cpu = CpuTime::of(agent.pid());
         Ok(Self { name, process: Running::Agent(agent), devices, cpu })
     }

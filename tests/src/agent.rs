@@ -113,7 +113,22 @@ impl Agent {
         fs::create_dir_all(folder.join("state"))?;
         let config = folder.join("agent.toml");
         fs::write(&config, configuration.render(folder))?;
-        let process = launch(folder, &config)?;
+        let process = launch(folder, &config, &[])?;
+        Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
+    }
+
+    /// The same, in the environment that the service gives it (`systemd/tributary.service`).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); the unit cannot be read.
+    pub fn start_as_service(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
+        fs::create_dir_all(folder.join("state"))?;
+        let config = folder.join("agent.toml");
+        fs::write(&config, configuration.render(folder))?;
+        let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/tributary.service"))?;
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+        let environment: Vec<_> = lines.flat_map(str::split_whitespace).filter_map(|set| set.split_once('=')).collect();
+        let process = launch(folder, &config, &environment)?;
         Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 
@@ -133,7 +148,7 @@ impl Agent {
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> io::Result<()> {
-        self.process = launch(&self.folder, &self.config)?;
+        self.process = launch(&self.folder, &self.config, &[])?;
         self.starts += 1;
         Ok(())
     }
@@ -178,8 +193,9 @@ impl Agent {
     }
 }
 
-fn launch(folder: &Path, config: &Path) -> io::Result<Process> {
+fn launch(folder: &Path, config: &Path, environment: &[(&str, &str)]) -> io::Result<Process> {
     let mut command = Command::new(binary("tributary"));
+    command.envs(environment.iter().copied());
     command.args(["run", "-c"]).arg(config).env("RUST_BACKTRACE", "1");
     Process::start("agent", folder, &command)
 }

@@ -275,7 +275,7 @@ async fn read(
     let asks = wish(owner, |reply| Wish::Bus(bus.clone(), reply)).await.flatten();
     let asks = asks.ok_or_else(|| format!("the agent has no bus {bus:?}"))?;
     let (reply, answer) = oneshot::channel();
-    let ask = driver::Ask { unit, pdu, timeout: timeout_ms.map(Duration::from_millis), reply };
+    let ask = driver::Ask { unit, pdu: Box::new(pdu), timeout: timeout_ms.map(Duration::from_millis), reply };
     asks.send(ask).await.map_err(|_| "the agent is stopping".to_owned())?;
     match timeout(DEVICE_PATIENCE, answer).await {
         Ok(Ok(Ok(pdu))) => Ok(to_hex(&pdu)),

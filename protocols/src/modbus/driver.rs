@@ -12,6 +12,7 @@
 
 mod stream;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -39,8 +40,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 pub struct Ask {
     /// 1 to 255; need not be configured.
     pub unit: u8,
-    /// Function and what belongs to it.
-    pub pdu: Pdu,
+    /// Function and what belongs to it. Boxed: a channel keeps room for 32 questions a bus from the start.
+    pub pdu: Box<Pdu>,
     /// How long the answer may take; as configured if `None`.
     pub timeout: Option<Duration>,
     /// Takes the answer's PDU, an exception's included.
@@ -229,7 +230,7 @@ impl Driver {
         };
         self.asked += 1;
         let id = self.asked;
-        match self.bus.handle_ask(self.clock.mono(), AdHoc { id, unit, pdu, timeout }) {
+        match self.bus.handle_ask(self.clock.mono(), AdHoc { id, unit, pdu: *pdu, timeout }) {
             Ok(()) => {
                 self.replies.insert(id, reply);
             }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tributary_protocols::modbus::bus::{ASKS, Bus};
 use tributary_protocols::modbus::config::{self, BusSpec, resolve_bus};
 use tributary_protocols::modbus::driver::{self, Ask, Wires};
+use tributary_protocols::modbus::frame::Pdu;
 use tributary_protocols::modbus::status::BusStatus;
 use tributary_protocols::reading::Poll;
 use tributary_protocols::time::{Clock, Mono};
@@ -186,7 +187,8 @@ impl Line {
             }
             Self::Own { asks, .. } => {
                 let (reply, answer) = oneshot::channel();
-                let pdu = pdu.try_into().map_err(|_| "a PDU has at most 253 bytes".to_owned())?;
+                let pdu: Pdu = pdu.try_into().map_err(|_| "a PDU has at most 253 bytes".to_owned())?;
+                let pdu = Box::new(pdu);
                 asks.send(Ask { unit, pdu, timeout, reply }).await.map_err(|_| "the bus has ended".to_owned())?;
                 answer.await.map_err(|_| "the bus has ended".to_owned())?.map_err(|error| error.to_string())
             }
