@@ -13,8 +13,7 @@ impl World {
     }
 
     fn law(&self) {
-        let Some(agent) = &self.agent else { return };
-        let (ledger, held) = (agent.ledger(), agent.held());
+        let Some((ledger, held)) = self.agent.as_ref().map(|agent| (agent.ledger(), agent.held())) else { return };
         assert!(ledger.holds(held), "the law is broken at {} ns: held {held}, {ledger:?}", self.clock.nanos());
     }
 
