@@ -6,12 +6,13 @@
 
 use tributary_core::model::{Deadband, Device, Model, Point, PointKey, Request, Statistic, Window};
 use tributary_protocols::modbus::bus::BusDevice;
-use tributary_protocols::modbus::config::BusSpec;
+use tributary_protocols::modbus::config::{BusSpec, DeviceSpec, ModbusPoint};
 use tributary_protocols::modbus::forecast::Forecast;
 use tributary_protocols::modbus::plan::plan;
 use tributary_protocols::mqtt::config::BrokerSpec;
 use tributary_protocols::point;
 
+use super::Occasion;
 use super::plant::Plant;
 
 /// A Modbus bus and what is asked on it.
@@ -43,12 +44,13 @@ impl BrokerSource {
     /// `source` are then the topic's own.
     #[must_use]
     pub fn template(&self, rule: usize) -> Option<Point> {
-        self.spec.rules.get(rule).map(|rule| of_point(&rule.point, self.device))
+        self.spec.rules.get(rule).map(|rule| of_point(rule.point.clone(), self.device))
     }
 }
 
-/// Builds all of it.
-pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>) {
+/// Builds all of it. To run, the devices' points are moved rather than copied: they are most of the memory that a start
+/// takes.
+pub(super) fn build(plant: &mut Plant, occasion: Occasion) -> (Model, Vec<BusSource>, Vec<BrokerSource>) {
     let mut model = Model::default();
     let mut buses: Vec<BusSource> = plant
         .buses
@@ -60,7 +62,7 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
             forecast: Forecast::new(spec, &[]),
         })
         .collect();
-    for spec in &plant.devices {
+    for spec in &mut plant.devices {
         let key = count(model.devices.len());
         let bus = buses.iter_mut().find(|bus| bus.spec.name == spec.bus);
         model.devices.push(Device {
@@ -73,11 +75,6 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
             serial: spec.serial.clone(),
         });
         let first_point = count(model.points.len());
-        model.points.extend(spec.points.iter().map(|point| {
-            let scale_from = point.point.scale_from.as_ref();
-            let scale = scale_from.and_then(|name| spec.points.iter().position(|other| other.point.name == *name));
-            Point { scale_from: scale.map(|at| PointKey(first_point + count(at))), ..of_point(&point.point, key) }
-        }));
         let first_request = count(model.requests.len());
         let requests = plan(&spec.points, spec.caps);
         model.requests.extend(requests.iter().map(|request| Request {
@@ -91,6 +88,14 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
             bus.devices.push(BusDevice::new(spec, requests, first_request));
             bus.keys.push(key);
         }
+        let scales: Vec<Option<PointKey>> =
+            spec.points.iter().map(|point| scale_of(point, spec, first_point)).collect();
+        let points = match occasion {
+            Occasion::Run => std::mem::take(&mut spec.points),
+            Occasion::Check => spec.points.clone(),
+        };
+        let points = points.into_iter().zip(scales);
+        model.points.extend(points.map(|(point, scale_from)| Point { scale_from, ..of_point(point.point, key) }));
     }
     for bus in &mut buses {
         bus.forecast = Forecast::new(&bus.spec, &bus.devices);
@@ -112,7 +117,7 @@ pub(super) fn build(plant: &Plant) -> (Model, Vec<BusSource>, Vec<BrokerSource>)
             .iter()
             .map(|rule| {
                 (!rule.wildcard).then(|| {
-                    model.points.push(of_point(&rule.point, device));
+                    model.points.push(of_point(rule.point.clone(), device));
                     PointKey(count(model.points.len() - 1))
                 })
             })
@@ -127,23 +132,30 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-fn of_point(point: &point::Point, device: u32) -> Point {
+/// The point of its device that brings a point's exponent.
+fn scale_of(point: &ModbusPoint, spec: &DeviceSpec, first: u32) -> Option<PointKey> {
+    let name = point.point.scale_from.as_ref()?;
+    let at = spec.points.iter().position(|other| other.point.name == *name)?;
+    Some(PointKey(first + count(at)))
+}
+
+fn of_point(point: point::Point, device: u32) -> Point {
     Point {
         device,
-        name: point.name.clone(),
+        name: point.name,
         ty: point.ty,
-        unit: point.unit.clone(),
+        unit: point.unit,
         scale: point.scale,
         scale_from: None,
-        description: point.description.clone(),
-        source: point.source.clone(),
+        description: point.description,
+        source: point.source,
         counter: point.counter,
         counter_modulus: point.counter_modulus,
         max_rate: point.max_rate,
-        labels: point.labels.clone(),
-        extra: point.extra.clone(),
+        labels: point.labels,
+        extra: point.extra,
         valid: point.valid,
-        bad: point.bad.clone(),
+        bad: point.bad,
         deadband: match point.deadband {
             point::Deadband::None => Deadband::None,
             point::Deadband::Absolute(by) => Deadband::Absolute(by),

@@ -159,9 +159,9 @@ fn read(
         spool.check(&mut check);
     }
     let (plant, profiles) = plant::read(agent.as_ref(), &mut check);
-    let plant = plant?;
+    let mut plant = plant?;
     let (agent, uplink, batch, spool) = (agent?, uplink?, batch?, spool?);
-    let (model, buses, brokers) = build::build(&plant);
+    let (model, buses, brokers) = build::build(&mut plant, occasion);
     ceilings::check(&model, &plant, &mut check);
     schedule::check(&buses, &mut check);
     let catalog_bytes = ceilings::catalog(&model, &uplink, &mut check);
