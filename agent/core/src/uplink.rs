@@ -199,7 +199,8 @@ pub struct Uplink {
     link: Link,
     attempts: u32,
     flight: BTreeMap<u64, Flight>,
-    reading: VecDeque<(DirId, u64, u64)>,
+    /// Bodies being read: directory, stored seq, seq, and the revision that resolves it if its record does not say.
+    reading: VecDeque<(DirId, u64, u64, u32)>,
     replay: VecDeque<u64>,
     /// Seqs from here on are live; below is backlog.
     live_from: u64,

@@ -34,6 +34,8 @@ pub(super) struct Disk {
     /// Commits that became durable.
     pub(super) learned: u64,
     clean: bool,
+    /// A commit returned since the agent's start: what is clean tells of this life, not of the one before.
+    said: bool,
     /// What the next start finds that cannot be read.
     set_aside: Vec<DirId>,
 }
@@ -50,6 +52,7 @@ impl Disk {
             mark: (0, 0),
             learned: 0,
             clean: false,
+            said: false,
             set_aside: Vec::new(),
         }
     }
@@ -124,6 +127,7 @@ impl Disk {
         self.mark = (state.epoch, state.mark);
         self.learned += 1;
         self.clean = state.clean;
+        self.said = true;
     }
 
     /// The power fails. What is there when it comes back.
@@ -151,6 +155,7 @@ impl Disk {
     pub(super) fn recover(&mut self) -> Recovered {
         let mut found = self.store.recover().expect("memory");
         found.set_aside = std::mem::take(&mut self.set_aside);
+        self.said = false;
         found
     }
 
@@ -191,6 +196,11 @@ impl Disk {
     /// Whether the last state record tells of a clean stop.
     pub(super) fn is_clean(&self) -> bool {
         self.clean
+    }
+
+    /// Whether this life's last state record tells of a clean stop.
+    pub(super) fn says_clean(&self) -> bool {
+        self.said && self.clean
     }
 
     pub(super) fn is_durable(&self, body: &[u8]) -> bool {

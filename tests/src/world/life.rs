@@ -34,7 +34,7 @@ impl World {
         assert!(agent.uplink().in_flight() <= 18, "{} in flight", agent.uplink().in_flight());
         if agent.is_finished() && !self.stopped_cleanly {
             self.stopped_cleanly = true;
-            let clean = self.disk.is_clean();
+            let clean = self.disk.says_clean();
             assert!(clean || self.disk.mood != Mood::Well, "a clean stop is told to the disk");
             assert!(
                 !clean || self.outstanding.is_empty(),
@@ -451,8 +451,8 @@ impl World {
         self.snap = None;
         let began_cleanly = self.buried_cleanly;
         self.buried_cleanly = self.disk.is_clean();
-        self.bury(clean && self.buried_cleanly, began_cleanly);
-        if clean && self.buried_cleanly && self.faults.replan && !self.peace {
+        self.bury(clean && self.disk.says_clean(), began_cleanly);
+        if clean && self.disk.says_clean() && self.faults.replan && !self.peace {
             let before = self.plant.groups();
             self.plant.replan(&mut self.rng);
             for (known, (old, new)) in self.known.iter_mut().zip(before.iter().zip(self.plant.groups())) {

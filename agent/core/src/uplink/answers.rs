@@ -28,8 +28,9 @@ impl Uplink {
         ledger: &mut Ledger,
         losses: &mut Losses,
     ) -> Option<Publish> {
-        let at = self.reading.iter().position(|(d, s, _)| (*d, *s) == (dir, stored))?;
-        let (_, _, seq) = self.reading.remove(at)?;
+        let at = self.reading.iter().position(|(d, s, ..)| (*d, *s) == (dir, stored))?;
+        // Which revision resolves it is asked when the reading begins: since then its place may have been forgotten.
+        let (.., seq, renumbered) = self.reading.remove(at)?;
         let again = self.flight.get(&seq).is_some_and(|flight| flight.lane == Lane::Again);
         if spool.is_settled(seq) && !again {
             self.flight.remove(&seq);
@@ -64,7 +65,6 @@ impl Uplink {
         } else {
             self.waiting_since.get_or_insert(now);
         }
-        let renumbered = spool.place(seq).ok().flatten().map_or(0, |place| place.catalog_rev);
         let header = Header {
             epoch: spool.epoch(),
             seq,

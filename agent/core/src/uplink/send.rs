@@ -37,7 +37,7 @@ impl Uplink {
                 Ok(Some(place)) => {
                     self.advance(seq, lane);
                     self.hand_out(now, seq, lane, u64::from(place.bytes));
-                    self.reading.push_back((place.dir, place.stored, seq));
+                    self.reading.push_back((place.dir, place.stored, seq, place.catalog_rev));
                     return Some(Step::Read(StoreCommand::Read { dir: place.dir, seq: place.stored }));
                 }
             }
