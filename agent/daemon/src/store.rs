@@ -20,6 +20,7 @@
 
 mod database;
 mod disk;
+pub mod look;
 mod parts;
 pub mod thread;
 

@@ -11,6 +11,7 @@ mod probe;
 mod scan;
 mod schema;
 mod simulate;
+mod spool;
 mod status;
 mod watch;
 
@@ -68,6 +69,8 @@ pub enum Command {
     },
     /// Serve the configured devices as Modbus slaves, for tests without hardware
     Simulate(simulate::SimulateArgs),
+    /// Look into the spool of a stopped agent, or into a copy of one
+    Spool(spool::SpoolArgs),
     /// Ask the running agent how it is
     Status {
         /// The configuration.
@@ -111,6 +114,7 @@ impl Cli {
             Command::Schema { of } => schema::schema(of),
             Command::Simulate(args) => simulate::simulate(&args),
             Command::Watch(args) => watch::watch(&args),
+            Command::Spool(args) => spool::spool(&args),
             Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {
                 Some(config) => status::status(&config.agent.socket(), json, watch),
                 None => ExitCode::from(BAD_CONFIGURATION),

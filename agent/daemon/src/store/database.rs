@@ -126,6 +126,11 @@ impl Database {
         Self::open_there(path, id)
     }
 
+    /// Opens a copy at a place of its own.
+    pub(super) fn at(path: PathBuf, id: DirId) -> Result<Self, Fault> {
+        Self::open_there(path, id)
+    }
+
     fn open_there(path: PathBuf, id: DirId) -> Result<Self, Fault> {
         let (begun, data) = (begun(&path)?, path.join("db"));
         if begun && fs::metadata(&data).map_or(true, |meta| meta.len() == 0) {

@@ -119,7 +119,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, Fault> {
     Ok(listing)
 }
 
-fn bad_id(name: &str) -> Option<DirId> {
+pub(super) fn bad_id(name: &str) -> Option<DirId> {
     let (epoch, first) = name.strip_prefix("bad-")?.split_once('-')?;
     Some(DirId { epoch: hex(epoch)?, first: hex(first)? })
 }

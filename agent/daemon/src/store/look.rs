@@ -1,0 +1,153 @@
+//! A spool as a person looks into it: that of a stopped agent, or a copy from a dead gateway.
+//!
+//! Nothing of it is changed. Opening a sled database may write, so each directory (some 10 MB) is copied to a temporary
+//! place first and opened there; what an agent would set aside at its start is only named here. Directories that were
+//! set aside before, `bad-…`, are read as far as their checksums hold.
+//!
+//! A spool that an agent holds is refused: what it writes meanwhile would look like damage.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use tributary_core::store::{DirId, StoreError};
+
+use super::database::Database;
+use super::disk::{self, at};
+
+/// The directories of a spool, those set aside included, oldest first within each.
+#[derive(Debug)]
+pub struct Look {
+    places: Vec<(DirId, PathBuf, bool)>,
+    /// Files of refused records.
+    pub refused: Vec<PathBuf>,
+    /// Bytes on disk, by blocks.
+    pub disk_bytes: u64,
+    scratch: PathBuf,
+    _lock: Option<File>,
+}
+
+/// What is in one directory.
+#[derive(Debug)]
+pub struct Directory {
+    /// Which.
+    pub id: DirId,
+    /// It was set aside as damaged.
+    pub aside: bool,
+    /// Bytes on disk, by blocks.
+    pub disk_bytes: u64,
+    /// State record and catalogue, as far as they are whole.
+    pub state: Option<(Vec<u8>, Option<Vec<u8>>)>,
+    /// The last seq committed, if that can be told.
+    pub last: Option<u64>,
+    /// The records that bear their checksums, ascending by seq.
+    pub records: Vec<(u64, Vec<u8>)>,
+    /// Why it cannot be opened at all.
+    pub fault: Option<String>,
+}
+
+impl Directory {
+    /// Ranges of seqs that were committed and are not here.
+    #[must_use]
+    pub fn missing(&self) -> Vec<(u64, u64)> {
+        let mut missing = Vec::new();
+        let mut next = self.id.first;
+        let ends = self.records.iter().map(|(seq, _)| *seq).chain(self.last.and_then(|last| last.checked_add(1)));
+        for seq in ends {
+            if seq > next {
+                missing.push((next, seq - 1));
+            }
+            next = next.max(seq.saturating_add(1));
+        }
+        missing
+    }
+}
+
+impl Look {
+    /// Looks into the spool at `root`.
+    ///
+    /// # Errors
+    /// `Unavailable` if there is none, if an agent holds it, or if no copy can be made.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        if !root.is_dir() {
+            return Err(StoreError::Unavailable(format!("there is no spool at {}", root.display())));
+        }
+        // On a copy that cannot be written there is no agent either.
+        let lock = File::options().write(true).open(root.join("lock")).ok();
+        if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock) {
+            let text = format!("an agent uses the spool {}: stop it, or look into a copy", root.display());
+            return Err(StoreError::Unavailable(text));
+        }
+        let listing = disk::list(root)?;
+        let mut places: Vec<_> = listing.dirs.into_iter().map(|id| (id, disk::place(root, id), false)).collect();
+        for path in disk::set_aside(root)? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            places.extend(disk::bad_id(&name).map(|id| (id, path, true)));
+        }
+        let mut refused: Vec<_> = disk::entries(&root.join("refused"))?.into_iter().map(|(_, path)| path).collect();
+        refused.sort_unstable();
+        let scratch =
+            std::env::temp_dir().join(format!("tributary-spool-{}-{:016x}", std::process::id(), fastrand::u64(..)));
+        Ok(Self { places, refused, disk_bytes: disk::blocks(root), scratch, _lock: lock })
+    }
+
+    /// Reads one directory after the other.
+    pub fn directories(&self) -> impl Iterator<Item = Directory> {
+        self.places.iter().map(|(id, path, aside)| {
+            let mut found = Directory {
+                id: *id,
+                aside: *aside,
+                disk_bytes: disk::blocks(path),
+                state: None,
+                last: None,
+                records: Vec::new(),
+                fault: None,
+            };
+            if let Err(fault) = self.read(path, &mut found) {
+                found.fault = Some(StoreError::from(fault).to_string());
+            }
+            if let Err(error) = fs::remove_dir_all(&self.scratch) {
+                tracing::debug!(%error, "no copy was made, or it stays");
+            }
+            found
+        })
+    }
+
+    fn read(&self, path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
+        copy(path, &self.scratch)?;
+        let db = Database::at(self.scratch.clone(), found.id)?;
+        let read = (|| {
+            found.state = db.state()?.map(|state| (state.state, state.catalog));
+            found.last = db.last();
+            for entry in db.index()? {
+                match db.read(entry.seq) {
+                    Ok(record) => found.records.extend(record.map(|record| (entry.seq, record))),
+                    Err(disk::Fault::Broken(_)) => {}
+                    Err(fault) => return Err(fault),
+                }
+            }
+            Ok(())
+        })();
+        super::close(Some(db));
+        read
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.scratch));
+    }
+}
+
+/// Copies a directory, those in it included.
+fn copy(from: &Path, to: &Path) -> Result<(), disk::Fault> {
+    at(fs::create_dir_all(to), "make", to)?;
+    for (name, path) in disk::entries(from)? {
+        let to = to.join(name);
+        if path.is_dir() {
+            copy(&path, &to)?;
+        } else {
+            at(fs::copy(&path, &to), "copy", &path)?;
+        }
+    }
+    Ok(())
+}
