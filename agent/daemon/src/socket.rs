@@ -268,8 +268,9 @@ async fn read(
     timeout_ms: Option<u64>,
 ) -> Result<String, String> {
     let pdu = from_hex(pdu).ok_or_else(|| format!("{pdu:?} is no PDU: an even number of hex digits"))?;
-    if !matches!(pdu.first(), Some(1..=4 | 17 | 43)) {
-        return Err("only functions 1 to 4, 17 and 43 are passed on".into());
+    // Of function 43 only 14 reads: 13 is CANopen's general reference, which writes too.
+    if !matches!(pdu.as_slice(), [1..=4 | 17, ..] | [43, 14, ..]) {
+        return Err("only functions 1 to 4, 17 and 43/14 are passed on: those that read".into());
     }
     let pdu: Pdu = pdu.as_slice().try_into().map_err(|_| "a PDU has at most 253 bytes".to_owned())?;
     let asks = wish(owner, |reply| Wish::Bus(bus.clone(), reply)).await.flatten();
@@ -436,6 +437,7 @@ mod tests {
         for (line, error) in [
             (r#"{"ask":"read","bus":"other","unit":7,"pdu":"0300050001"}"#, "no bus"),
             (r#"{"ask":"read","bus":"net","unit":7,"pdu":"0600050001"}"#, "only functions"),
+            (r#"{"ask":"read","bus":"net","unit":7,"pdu":"2b0d00"}"#, "only functions"),
             (r#"{"ask":"read","bus":"net","unit":7,"pdu":"03x"}"#, "hex"),
             (r#"{"ask":"reboot"}"#, "no such request"),
             ("hello", "no such request"),

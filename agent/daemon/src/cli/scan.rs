@@ -171,7 +171,15 @@ async fn run(args: &ScanArgs, found: &mut Vec<Found>) -> Result<(), String> {
         let line = Line::open(spec, agent);
         for unit in &units.0 {
             let asks = clock.mono();
-            let answer = line.ask(*unit, &read(3, 0, 1), Some(timeout)).await;
+            let mut answer = line.ask(*unit, &read(3, 0, 1), Some(timeout)).await;
+            // A server that was connected once may have ended the connection, and be slow to take another.
+            for _ in 0..if asked > 0 { RETRIES } else { 0 } {
+                if !answer.as_ref().is_err_and(|error| error.starts_with(NO_CONNECTION)) {
+                    break;
+                }
+                rest(RETRY).await;
+                answer = line.ask(*unit, &read(3, 0, 1), Some(timeout)).await;
+            }
             let took = clock.mono().since(asks);
             asked += 1;
             if let Some(answer) = said(answer)? {
@@ -216,6 +224,10 @@ fn said(answer: Result<Vec<u8>, String>) -> Result<Option<String>, String> {
     }
 }
 
+/// How [`AskError::NoConnection`] begins, how often it is tried again, and after what pause.
+const NO_CONNECTION: &str = "no connection";
+const RETRIES: u32 = 5;
+const RETRY: Duration = Duration::from_millis(500);
 /// How [`AskError::Doubt`] begins.
 const DOUBT: &str = "an answer that cannot be trusted";
 

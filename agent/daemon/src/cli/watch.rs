@@ -75,10 +75,17 @@ pub(super) fn watch(args: &WatchArgs) -> ExitCode {
         );
     }
     let mut table = Table::new(&config, &args.what);
-    if table.rows.is_empty() && config.brokers.is_empty() {
+    if !table.rows.iter().any(|row| row.shown) && config.brokers.is_empty() {
         eprintln!("error: no point is called like {}", args.what.join(" or "));
         return ExitCode::FAILURE;
     }
+    // Whoever has seen enough ends it: that is no failure.
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
+            std::process::exit(0);
+        }
+    });
     let (to, from) = channel();
     // It ends with the process, or when the agent does.
     std::thread::spawn(move || {
@@ -144,7 +151,8 @@ fn live(table: &mut Table, from: &Receiver<Watched>, socket: &std::path::Path, o
         }
         let now = clock.mono();
         if once {
-            let heard = table.rows.iter().all(|row| row.status.is_some());
+            let mut wanted = table.rows.iter().filter(|row| table.wanted(&row.device, &row.point));
+            let heard = wanted.all(|row| row.status.is_some());
             if heard && now.since(began) > DRAW || now.since(began) > ONCE || ended {
                 print!("{}", table.draw(now, began, socket::status(socket).ok().as_ref(), usize::MAX));
                 return std::io::stdout().flush();
@@ -240,16 +248,13 @@ impl Table {
             .flat_map(|bus| bus.keys.iter().map(|key| (name(*key).to_owned(), bus.spec.name.clone())));
         let (brokers, buses) = (brokers.collect(), buses.collect());
         let mut table = Self { rows, requests, brokers, buses, what: what.to_vec(), missed: 0 };
+        // What is not asked for, or can never come, is not shown. It keeps its row: polls find theirs by number.
         let polled: BTreeSet<usize> = table.requests.iter().flatten().copied().collect();
         for at in 0..table.rows.len() {
             let wanted = table.rows.get(at).is_some_and(|row| table.wanted(&row.device, &row.point));
             if let Some(row) = table.rows.get_mut(at) {
                 row.shown = wanted && polled.contains(&at);
             }
-        }
-        // What is asked for and can never come is no row.
-        if !table.rows.iter().any(|row| row.shown) {
-            table.rows.clear();
         }
         table
     }
@@ -452,6 +457,39 @@ fn like(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn polls_never_land_on_a_topic_that_is_watched_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        let text = r#"
+            agent = { site = "s", id = "a", state_dir = "." }
+            uplink = { url = "mqtt://127.0.0.1" }
+            bus = [{ name = "line", tcp = "192.0.2.1:502" }]
+            mqtt = [{ name = "cell", url = "mqtt://192.0.2.1", point = [
+                { name = "temp/{1}", topic = "sensors/+/temp", value = "/value", type = "f64" },
+            ] }]
+            [[device]]
+            name = "tank"
+            bus = "line"
+            unit_id = 1
+            addressing = "zero"
+            order = "ABCD"
+            period = "1s"
+            point = [{ name = "level", table = "holding", address = 0, type = "u16" }]
+        "#;
+        std::fs::write(&file, text).unwrap();
+        let (config, report) = load(&file, Occasion::Check);
+        let config = config.unwrap_or_else(|| panic!("{}", report.render()));
+        let mut table = Table::new(&config, &["cell/*".to_owned()]);
+        let sample = |bits| (Status::Good.code(), Some(WatchedValue::Bits(bits)));
+        let bits = 21.5_f64.to_bits();
+        let message = Watched::Message { broker: 0, rule: 0, point: "temp/a".into(), at: 1, sample: sample(bits) };
+        let row = table.take(Mono::ZERO, message);
+        assert!(table.take(Mono::ZERO, Watched::Poll { request: 0, at: 2, samples: vec![sample(130)] }).is_empty());
+        let [Ok((row, 1))] = row[..] else { panic!("{row:?}") };
+        assert_eq!(table.rows[row].value.as_deref(), Some("21.5"));
+    }
 
     #[test]
     fn names_are_alike_by_stars() {
