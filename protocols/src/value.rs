@@ -51,6 +51,12 @@ pub struct Scale {
     pub bias: f64,
 }
 
+/// The exponent that a point of INT brings for another's scale: -10 to 10, as SunSpec allows.
+#[must_use]
+pub fn exponent(bits: u64) -> Option<i32> {
+    i32::try_from(bits.cast_signed()).ok().filter(|e| (-10..=10).contains(e))
+}
+
 impl Scale {
     /// This scale times 10^e: of integers in the exponent where that scales, else in the factor.
     #[must_use]

@@ -110,11 +110,7 @@ impl Agent {
     /// # Panics
     /// If the binary is not there.
     pub fn start(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
-        fs::create_dir_all(folder.join("state"))?;
-        let config = folder.join("agent.toml");
-        fs::write(&config, configuration.render(folder))?;
-        let process = launch(folder, &config, &[])?;
-        Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
+        Self::start_in(folder, configuration, &[])
     }
 
     /// The same, in the environment that the service gives it (`systemd/tributary.service`).
@@ -122,13 +118,17 @@ impl Agent {
     /// # Errors
     /// As [`start`](Self::start); the unit cannot be read.
     pub fn start_as_service(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
-        fs::create_dir_all(folder.join("state"))?;
-        let config = folder.join("agent.toml");
-        fs::write(&config, configuration.render(folder))?;
         let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/tributary.service"))?;
         let lines = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
         let environment: Vec<_> = lines.flat_map(str::split_whitespace).filter_map(|set| set.split_once('=')).collect();
-        let process = launch(folder, &config, &environment)?;
+        Self::start_in(folder, configuration, &environment)
+    }
+
+    fn start_in(folder: &Path, configuration: &Configuration, environment: &[(&str, &str)]) -> io::Result<Self> {
+        fs::create_dir_all(folder.join("state"))?;
+        let config = folder.join("agent.toml");
+        fs::write(&config, configuration.render(folder))?;
+        let process = launch(folder, &config, environment)?;
         Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 

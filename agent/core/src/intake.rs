@@ -242,9 +242,15 @@ impl Intake {
         let mut row = core::mem::take(&mut self.row);
         row.clear();
         for (index, key) in points.iter().enumerate() {
-            let Some(point) = self.points.get(key.0 as usize) else { continue };
+            let Some(mut point) = self.points.get(key.0 as usize) else { continue };
             if let Some(set) = point.set {
                 self.sets.handle_poll(set, poll.at, synced, books.ledger, books.losses);
+            }
+            let (mut key, mut unscaled) = (*key, None);
+            match point.scaled.as_ref().map(|scaled| scaled.current) {
+                None => {}
+                Some(Ok(made)) => (key, point) = (made, self.points.get(made.0 as usize).unwrap_or(point)),
+                Some(Err(status)) => unscaled = Some(status),
             }
             if !accepts {
                 if let Some(windows) = point.window.and_then(|(group, _)| self.windows.get_mut(group as usize)) {
@@ -256,20 +262,15 @@ impl Intake {
                 continue;
             }
             let mut sample = sample(&poll.outcome, index);
-            let mut key = *key;
-            let mut point = point;
-            match point.scaled.as_ref().map(|scaled| scaled.current) {
-                None => {}
-                Some(Ok(made)) => (key, point) = (made, self.points.get(made.0 as usize).unwrap_or(point)),
-                Some(Err(status)) if sample.status.has_value() => sample = Sample::bare(status),
-                Some(Err(_)) => {}
+            if let Some(status) = unscaled.filter(|_| sample.status.has_value()) {
+                sample = Sample::bare(status);
             }
             point.mark.apply(&mut sample);
+            let in_group = point.raw == Raw::Group;
             if point.counter.is_some() {
                 self.count(now, key, &mut sample);
             }
-            let Some(point) = self.points.get(key.0 as usize) else { continue };
-            if point.raw == Raw::Group {
+            if in_group {
                 row.push(books.batcher.cell(StampedBy::Agent, &sample));
             }
             let stamp = Stamp { at: poll.at, stamped_by: StampedBy::Agent, waits: false };
@@ -446,6 +447,7 @@ impl Intake {
                 continue;
             }
             if windows.on_arrival && windows.members.iter().all(|member| member.accumulator.readings() == 0) {
+                windows.missed = false; // of the window that had no row
                 continue;
             }
             row.clear();

@@ -19,16 +19,12 @@ use alloc::vec::Vec;
 
 use tributary_protocols::reading::{Poll, Status};
 use tributary_protocols::time::{Mono, Wall};
-use tributary_protocols::value::Value;
+use tributary_protocols::value::{Value, exponent};
 
 use super::{Intake, sample};
 use crate::batch::Batcher;
 use crate::catalog::Catalog;
-use crate::filter::deadband::Deadband;
 use crate::model::{self, PointKey};
-
-/// Exponents that a factor may have; SunSpec allows no others.
-const EXPONENTS: core::ops::RangeInclusive<i64> = -10..=10;
 
 /// A point that brings an exponent.
 #[derive(Debug)]
@@ -86,11 +82,7 @@ impl Intake {
             let Some(point) = self.points.get(key.0 as usize) else { continue };
             let mut sample = sample(&poll.outcome, index as usize);
             point.mark.apply(&mut sample);
-            #[expect(clippy::cast_possible_wrap, reason = "INT travels as the i64's own bits")]
-            let found = match sample.value {
-                Value::Bits(bits) if EXPONENTS.contains(&(bits as i64)) => i32::try_from(bits as i64).ok(),
-                _ => None,
-            };
+            let found = if let Value::Bits(bits) = sample.value { exponent(bits) } else { None };
             let status = if sample.status.has_value() { Status::TypeError } else { sample.status };
             let found = found.ok_or(status);
             let Some(factor) = self.factors.get_mut(&key) else { continue };
@@ -142,18 +134,18 @@ impl Intake {
                 deadband.forget();
             }
         }
-        self.miss_window(key);
-        if let Some(scaled) = self.points.get_mut(key.0 as usize).and_then(|point| point.scaled.as_mut()) {
-            if let (Ok((e, None)), Ok(made)) = (known, current) {
-                scaled.made.push((e, made));
-            }
-            let before = core::mem::replace(&mut scaled.current, current);
-            for changed in [before, current].into_iter().flatten() {
-                self.miss_window(changed);
-            }
+        let Some(point) = self.points.get_mut(key.0 as usize) else { return added };
+        if let Some(deadband) = &mut point.deadband {
+            deadband.forget();
         }
-        if let Some(deadband) = self.points.get_mut(key.0 as usize).and_then(|point| point.deadband.as_mut()) {
-            Deadband::forget(deadband);
+        let Some(scaled) = &mut point.scaled else { return added };
+        if let (Ok((e, None)), Ok(made)) = (known, current) {
+            scaled.made.push((e, made));
+        }
+        let before = core::mem::replace(&mut scaled.current, current);
+        // Readings of one window are in two places now.
+        for changed in [before, current] {
+            self.miss_window(changed.unwrap_or(key));
         }
         added
     }
@@ -162,7 +154,7 @@ impl Intake {
     fn miss_window(&mut self, key: PointKey) {
         let window = self.points.get(key.0 as usize).and_then(|point| point.window);
         if let Some(windows) = window.and_then(|(group, _)| self.windows.get_mut(group as usize)) {
-            windows.missed |= windows.members.iter().any(|member| member.accumulator.readings() > 0);
+            windows.missed = true;
         }
     }
 }

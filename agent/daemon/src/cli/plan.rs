@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 use tributary_core::model::Model;
-use tributary_protocols::modbus::config::{BusSpec, Link, Parity};
+use tributary_protocols::modbus::config::{BusSpec, Link};
 
 use super::status::bytes;
 use crate::config::{BusSource, Config, ms};
@@ -181,14 +181,7 @@ pub(super) fn json(config: &Config) -> serde_json::Value {
 /// Where a bus is, and how fast its line is.
 fn place(spec: &BusSpec) -> String {
     match &spec.link {
-        Link::Serial(line) => {
-            let parity = match line.parity {
-                Parity::None => 'N',
-                Parity::Even => 'E',
-                Parity::Odd => 'O',
-            };
-            format!("{}, {} baud 8{parity}{}", line.device, line.baud, line.stop_bits)
-        }
+        Link::Serial(line) => format!("{}, {}", line.device, line.mode()),
         Link::Tcp { .. } => spec.endpoint(),
         Link::RtuOverTcp { .. } => format!("{}, serial frames", spec.endpoint()),
         Link::Tls { .. } => format!("{}, TLS", spec.endpoint()),

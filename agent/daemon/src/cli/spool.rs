@@ -121,31 +121,36 @@ struct Newest {
 impl Newest {
     fn of(look: &Look) -> Self {
         let mut newest = Self::default();
-        for directory in look.directories() {
+        for directory in look.directories(false).rev().chain(look.directories(true).rev()) {
             let Some((state, catalog)) = directory.state else { continue };
-            if let (Ok(state), false) = (State::decode(state.as_slice()), directory.aside) {
+            if let (Ok(state), false, None) = (State::decode(state.as_slice()), directory.aside, &newest.state) {
                 newest.state = Some(state);
             }
-            if let Some(catalog) = catalog.filter(|_| !directory.aside || newest.catalog.is_empty()) {
+            if let (Some(catalog), true) = (catalog, newest.catalog.is_empty()) {
                 newest.catalog = catalog;
+            }
+            if !newest.catalog.is_empty() && (newest.state.is_some() || directory.aside) {
+                break;
             }
         }
         newest
     }
 
-    /// The seq under which a stored record is known in the epoch in force; `None` if it is settled and forgotten.
-    fn seq(&self, dir: DirId, stored: u64) -> Option<u64> {
-        let extents = self.state.iter().flat_map(|state| &state.extents);
-        let mut of_dir = extents.filter(|extent| (extent.dir_epoch, extent.dir_first) == (dir.epoch, dir.first));
-        let extent =
-            of_dir.find(|extent| (extent.stored_first..extent.stored_first + extent.count).contains(&stored))?;
-        Some(extent.first + (stored - extent.stored_first))
+    /// Epoch and seq under which a stored record is known to the centre; `None` if it is settled and forgotten.
+    fn known(&self, dir: DirId, stored: u64) -> Option<(u64, u64)> {
+        let state = self.state.as_ref()?;
+        let of_dir =
+            state.extents.iter().filter(|extent| (extent.dir_epoch, extent.dir_first) == (dir.epoch, dir.first));
+        let (extent, above) = of_dir
+            .filter_map(|extent| Some((extent, stored.checked_sub(extent.stored_first)?)))
+            .find(|(extent, above)| *above < extent.count)?;
+        Some((state.epoch, extent.first.saturating_add(above)))
     }
 
     /// Whether it is acknowledged, refused or said to be lost: the agent sends it no more.
     fn settled(&self, dir: DirId, stored: u64) -> bool {
         let Some(state) = &self.state else { return false };
-        let Some(seq) = self.seq(dir, stored) else { return true };
+        let Some((_, seq)) = self.known(dir, stored) else { return true };
         state.settled.iter().any(|range| (range.first..=range.last).contains(&seq))
     }
 }
@@ -192,7 +197,7 @@ fn status(look: &Look, out: &mut impl Write) -> io::Result<bool> {
         None => writeln!(out, "no state record is whole: an agent begins a new epoch with it")?,
     }
     let (mut batches, mut waiting, mut readings) = (0_u64, 0_u64, 0_u64);
-    for directory in look.directories() {
+    for directory in look.directories(false).chain(look.directories(true)) {
         let count = directory.records.len();
         let held: Vec<_> = directory.records.iter().filter(|(seq, _)| !newest.settled(directory.id, *seq)).collect();
         let of_held: u64 =
@@ -236,7 +241,7 @@ fn verify(look: &Look, out: &mut impl Write) -> io::Result<bool> {
         writeln!(out, "the catalogue: {why}")?;
         bad += 1;
     }
-    for directory in look.directories() {
+    for directory in look.directories(false).chain(look.directories(true)) {
         for (first, last) in directory.missing() {
             writeln!(out, "{}: batches {first} to {last} are missing or damaged", name(&directory))?;
             bad += last - first + 1;
@@ -296,7 +301,7 @@ fn readings(look: &Look, format: Format, which: Which, out: &mut impl Write) -> 
     if format == Format::Csv {
         writeln!(out, "epoch,seq,device,point,statistic,at_ms,status,value,raw,unit")?;
     }
-    for directory in look.directories().filter(|directory| directory.aside == (which == Which::SetAside)) {
+    for directory in look.directories(which == Which::SetAside) {
         if let Some(fault) = &directory.fault {
             eprintln!("{}: {fault}", name(&directory));
             bad += 1;
@@ -308,7 +313,8 @@ fn readings(look: &Look, format: Format, which: Which, out: &mut impl Write) -> 
             match batch(directory.id.epoch, *seq, record, &names) {
                 Ok(batch) => {
                     batches += 1;
-                    write_batch(directory.id.epoch, *seq, &batch, &names, format, out)?;
+                    let known = newest.known(directory.id, *seq).unwrap_or((directory.id.epoch, *seq));
+                    write_batch(known, &batch, &names, format, out)?;
                 }
                 Err(why) => {
                     eprintln!("{}: batch {seq}: {why}", name(&directory));
@@ -322,8 +328,7 @@ fn readings(look: &Look, format: Format, which: Which, out: &mut impl Write) -> 
 }
 
 fn write_batch(
-    epoch: u64,
-    seq: u64,
+    (epoch, seq): (u64, u64),
     batch: &decode::Batch,
     names: &Names,
     format: Format,

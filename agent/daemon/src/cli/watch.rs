@@ -18,7 +18,7 @@ use tributary_core::filter::mark::Mark;
 use tributary_core::model::Point;
 use tributary_protocols::reading::{Sample, Status};
 use tributary_protocols::time::{Clock, Mono};
-use tributary_protocols::value::{PointType, Scale, Value};
+use tributary_protocols::value::{PointType, Scale, Value, exponent};
 
 use super::BAD_CONFIGURATION;
 use crate::clock::SystemClock;
@@ -280,23 +280,14 @@ impl Table {
                 for (row, sample) in &mut seen {
                     let Some(row) = self.rows.get_mut(*row) else { continue };
                     row.mark.apply(sample);
-                    #[expect(clippy::cast_possible_wrap, reason = "INT travels as the i64's own bits")]
-                    let exponent = match sample.value {
-                        Value::Bits(bits) => i32::try_from(bits as i64).ok().filter(|e| e.abs() <= 10),
-                        _ => None,
-                    };
-                    row.exponent = exponent;
+                    row.exponent = if let Value::Bits(bits) = sample.value { exponent(bits) } else { None };
                 }
-                let changed = seen.into_iter().map(|(row, sample)| {
+                let mut changed = Vec::new();
+                for (row, sample) in seen {
                     self.set(now, row, &sample);
-                    row
-                });
-                let changed: Vec<usize> = changed.collect();
+                    changed.extend(self.rows.get(row).filter(|row| row.shown).map(|_| Ok((row, at))));
+                }
                 changed
-                    .into_iter()
-                    .filter(|row| self.rows.get(*row).is_some_and(|row| row.shown))
-                    .map(|row| Ok((row, at)))
-                    .collect()
             }
             Watched::Message { broker, rule, point, at, sample } => {
                 let Some((device, rules)) = self.brokers.get(broker as usize) else { return Vec::new() };

@@ -50,7 +50,7 @@ pub use files::FileRef;
 pub(crate) use profiles::profile_file;
 pub(crate) use schedule::ms;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
-pub(crate) use table::COLUMNS;
+pub(crate) use table::{COLUMNS, separator};
 
 use document::{Document, suggest};
 

@@ -76,18 +76,21 @@ impl Table {
         let (mut head, mut begin) = (String::new(), 0);
         for line in text.split_inclusive('\n') {
             let Some(comment) = line.trim_start_matches('"').strip_prefix('#') else { break };
-            // As long as the line, so that every place stays. Spreadsheets fill up with separators.
-            let kept = comment.trim_end().trim_end_matches([',', ';', '\t']);
+            let mut kept = comment.trim_end().trim_end_matches([',', ';', '\t']).to_owned();
+            if line.starts_with('"') {
+                // A spreadsheet has put the line into quotes, and doubled those in it.
+                kept =
+                    kept.trim_end_matches('"').replace("\"\"", "\"") + if kept.ends_with("\"\"\"") { "\"" } else { "" };
+            }
+            // As long as the line, so that every place stays.
             head.extend(std::iter::repeat_n(' ', line.len() - comment.len()));
-            head.push_str(kept);
-            head.extend(std::iter::repeat_n(' ', comment.len() - kept.len() - 1));
-            head.push('\n');
+            head.push_str(&kept);
             begin += line.len();
+            head.extend(std::iter::repeat_n(' ', begin.saturating_sub(head.len() + 1)));
+            head.push('\n');
         }
         let body = text.get(begin..).unwrap_or("");
-        let names = body.trim_start().lines().next().unwrap_or("");
-        let count = |separator: &u8| names.bytes().filter(|byte| byte == separator).count();
-        let separator = [b',', b';', b'\t'].into_iter().rev().max_by_key(count).unwrap_or(b',');
+        let separator = separator(body);
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(separator)
             .has_headers(false)
@@ -247,6 +250,13 @@ fn moved<'t>(value: DeValue<'t>, place: &Range<usize>) -> DeValue<'t> {
     }
 }
 
+/// What separates the cells: of comma, semicolon and tab the one that the first line has most of.
+pub(crate) fn separator(text: &str) -> u8 {
+    let names = text.trim_start().lines().next().unwrap_or("");
+    let count = |separator: &u8| names.bytes().filter(|byte| byte == separator).count();
+    [b'\t', b';', b','].into_iter().max_by_key(count).unwrap_or(b',')
+}
+
 /// Where the cells of the record stand that `text` begins with; the csv crate tells only where records do.
 fn places(text: &str, separator: u8) -> Vec<Range<usize>> {
     let (mut places, mut start, mut quoted) = (Vec::new(), 0, false);
@@ -309,6 +319,7 @@ mod tests {
             ]
         );
         assert_eq!(read("").1, ["1:1 the table is empty"]);
+        assert_eq!(read("# version = 1").1, ["1:14 the table is empty"]);
         assert_eq!(read("# version = \nname\na").1.len(), 1);
     }
 }

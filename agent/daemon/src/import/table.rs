@@ -11,7 +11,7 @@ use tributary_protocols::modbus::config::{Addressing, PointRow};
 use tributary_protocols::modbus::register::{Order, RegisterType};
 
 use super::Imported;
-use crate::config::COLUMNS;
+use crate::config::{COLUMNS, separator};
 
 /// What a list's columns and words mean.
 #[derive(Clone, Debug, Default)]
@@ -39,11 +39,11 @@ pub fn import(name: &str, text: &str, mapping: &Mapping) -> Result<Imported, Str
         return Err("how are the addresses written? --addressing zero, one, modicon5 or modicon6".into());
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let first = text.trim_start().lines().next().unwrap_or("");
-    let count = |separator: &u8| first.bytes().filter(|byte| byte == separator).count();
-    let separator = [b'\t', b';', b','].into_iter().max_by_key(count).unwrap_or(b',');
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(separator).flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(separator(text))
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .from_reader(text.as_bytes());
     let header = reader.headers().map_err(|error| format!("not CSV: {error}"))?.clone();
     if header.iter().all(str::is_empty) {
         return Err("the list is empty: its first line must name the columns".into());

@@ -126,12 +126,8 @@ impl Database {
         Self::open_there(path, id)
     }
 
-    /// Opens a copy at a place of its own.
-    pub(super) fn at(path: PathBuf, id: DirId) -> Result<Self, Fault> {
-        Self::open_there(path, id)
-    }
-
-    fn open_there(path: PathBuf, id: DirId) -> Result<Self, Fault> {
+    /// Opens the directory at a place that need not be its own.
+    pub(super) fn open_there(path: PathBuf, id: DirId) -> Result<Self, Fault> {
         let (begun, data) = (begun(&path)?, path.join("db"));
         if begun && fs::metadata(&data).map_or(true, |meta| meta.len() == 0) {
             return Err(Fault::Broken(format!("{} is empty", data.display())));

@@ -6,7 +6,9 @@
 //!
 //! A spool that an agent holds is refused: what it writes meanwhile would look like damage.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tributary_core::store::{DirId, StoreError};
@@ -71,8 +73,12 @@ impl Look {
         if !root.is_dir() {
             return Err(StoreError::Unavailable(format!("there is no spool at {}", root.display())));
         }
-        // On a copy that cannot be written there is no agent either.
-        let lock = File::options().write(true).open(root.join("lock")).ok();
+        let path = root.join("lock");
+        let lock = match File::open(&path) {
+            // Taken out of the copy: an agent's spool has one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            lock => Some(at(lock, "open", &path)?),
+        };
         if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock) {
             let text = format!("an agent uses the spool {}: stop it, or look into a copy", root.display());
             return Err(StoreError::Unavailable(text));
@@ -90,9 +96,9 @@ impl Look {
         Ok(Self { places, refused, disk_bytes: disk::blocks(root), scratch, _lock: lock })
     }
 
-    /// Reads one directory after the other.
-    pub fn directories(&self) -> impl Iterator<Item = Directory> {
-        self.places.iter().map(|(id, path, aside)| {
+    /// Reads one directory after the other: those of the spool, or those set aside.
+    pub fn directories(&self, aside: bool) -> impl DoubleEndedIterator<Item = Directory> {
+        self.places.iter().filter(move |place| place.2 == aside).map(|(id, path, aside)| {
             let mut found = Directory {
                 id: *id,
                 aside: *aside,
@@ -114,7 +120,7 @@ impl Look {
 
     fn read(&self, path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
         copy(path, &self.scratch)?;
-        let db = Database::at(self.scratch.clone(), found.id)?;
+        let db = Database::open_there(self.scratch.clone(), found.id)?;
         let read = (|| {
             found.state = db.state()?.map(|state| (state.state, state.catalog));
             found.last = db.last();
@@ -138,9 +144,9 @@ impl Drop for Look {
     }
 }
 
-/// Copies a directory, those in it included.
+/// Copies a directory, those in it included, for the owner's eyes only.
 fn copy(from: &Path, to: &Path) -> Result<(), disk::Fault> {
-    at(fs::create_dir_all(to), "make", to)?;
+    at(DirBuilder::new().mode(0o700).create(to), "make", to)?;
     for (name, path) in disk::entries(from)? {
         let to = to.join(name);
         if path.is_dir() {

@@ -103,6 +103,17 @@ impl SerialLine {
         1 + 8 + !matches!(self.parity, Parity::None) as u32 + self.stop_bits as u32
     }
 
+    /// Speed and format of a character: `19200 baud 8E1`.
+    #[must_use]
+    pub fn mode(&self) -> String {
+        let parity = match self.parity {
+            Parity::None => 'N',
+            Parity::Even => 'E',
+            Parity::Odd => 'O',
+        };
+        format!("{} baud 8{parity}{}", self.baud, self.stop_bits)
+    }
+
     /// How long `characters` take on the wire.
     #[must_use]
     pub fn time(&self, characters: u32) -> Duration {
