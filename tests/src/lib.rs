@@ -11,6 +11,7 @@ pub mod hostile_modbus;
 pub mod hostile_receiver;
 pub mod modbus_device;
 pub mod postgres;
+pub mod power;
 pub mod process;
 pub mod proxy;
 pub mod store;
@@ -24,4 +25,14 @@ pub fn seed(own: u64) -> u64 {
     let seed = std::env::var("TRIBUTARY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(own);
     println!("TRIBUTARY_SEED={seed}");
     seed
+}
+
+/// How often something is done: what the environment variable says, else `usual`. `tests/soak` says more.
+///
+/// # Panics
+/// If it is no number.
+#[must_use]
+pub fn count(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable)
+        .map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }

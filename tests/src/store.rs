@@ -5,8 +5,10 @@
 //! the spool run the same actions against them and against sled.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use fastrand::Rng;
+use tributary::store::{Reserve, SledStore};
 use tributary_core::limits::MAX_RECORD;
 use tributary_core::store::{Commit, DirId, IndexEntry, RECORD_HEAD, Recovered, Store, StoreError, Usage};
 
@@ -312,4 +314,43 @@ pub fn sample_record(seq: u64) -> Vec<u8> {
     let longest = [200, 1_000, 4_000, 16_000, MAX_RECORD][[0, 0, 1, 1, 1, 2, 2, 3, 3, 4][rng.usize(..10)]];
     let len = rng.usize(24..=longest);
     std::iter::repeat_with(|| rng.u8(..)).take(len).collect()
+}
+
+/// Opens the spool that `store_writer` left at `root`, and reads all of it: gives the last seq.
+///
+/// # Errors
+/// A start that fails, anything set aside, a hole, a wrong value, an old state record; fewer than `acked` records.
+pub fn audit(root: &Path, acked: u64) -> Result<u64, String> {
+    let told = |error: StoreError| error.to_string();
+    let mut store = SledStore::open(root, Reserve { ballast: 0, ..Reserve::default() }).map_err(told)?;
+    let found = store.recover().map_err(told)?;
+    if !found.set_aside.is_empty() {
+        return Err(format!("set aside: {:?}", found.set_aside));
+    }
+    let last = found.dirs.last().map_or(0, |(_, last)| *last);
+    if last < acked {
+        return Err(format!("{acked} was acknowledged, {last} is there"));
+    }
+    // The first commit may have left records and no state record: nothing was acknowledged then.
+    let state = found.state.and_then(|state| state.try_into().ok()).map(u64::from_be_bytes);
+    if state.map_or(acked > 0, |state| state != last) {
+        return Err(format!("the state record is that of {state:?}, the last commit {last}"));
+    }
+    let mut next = None;
+    for (dir, last) in found.dirs {
+        if next.is_some_and(|next| next != dir.first) {
+            return Err(format!("a hole before {dir:?}"));
+        }
+        let index: Vec<u64> = store.load(dir).map_err(told)?.iter().map(|entry| entry.seq).collect();
+        if index != (dir.first..=last).collect::<Vec<_>>() {
+            return Err(format!("{dir:?} up to {last} holds {index:?}"));
+        }
+        for seq in index {
+            if store.read(dir, seq).map_err(told)? != Some(sample_record(seq)) {
+                return Err(format!("{dir:?}: {seq} is not what was written"));
+            }
+        }
+        next = Some(last + 1);
+    }
+    Ok(last)
 }

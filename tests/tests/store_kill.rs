@@ -8,11 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tempfile::TempDir;
-use tributary::store::{Reserve, SledStore};
-use tributary_core::store::Store;
-use tributary_tests::store::sample_record;
-
-const ROUNDS: u64 = 20;
+use tributary_tests::store::audit;
 
 /// What a writer said until it was killed.
 #[derive(Default, Debug)]
@@ -70,8 +66,9 @@ fn write_and_kill(root: &std::path::Path, seed: u64, acks: usize, steps: u64) ->
 #[test]
 fn nothing_acknowledged_is_lost_to_a_kill() {
     let root = TempDir::new().expect("a directory");
+    let (rounds, first) = (tributary_tests::count("TRIBUTARY_KILLS", 50), tributary_tests::seed(0));
     let (mut acked, mut removed_up_to) = (0, 0);
-    for seed in 0..ROUNDS {
+    for seed in first..first + rounds {
         let mut rng = Rng::with_seed(seed);
         // One round in four is killed while it starts.
         let (acks, steps) = if seed % 4 == 3 { (0, rng.u64(..30)) } else { (rng.usize(1..150), rng.u64(..8)) };
@@ -82,26 +79,10 @@ fn nothing_acknowledged_is_lost_to_a_kill() {
             assert!(opened <= acked.max(opened), "seed {seed}");
         }
 
-        let mut store = SledStore::open(root.path(), Reserve::default()).expect("opens");
-        let found = store.recover().expect("recovers");
-        assert!(found.set_aside.is_empty(), "seed {seed}: {:?}", found.set_aside);
-        let last = found.dirs.last().map_or(0, |(_, last)| *last);
-        assert!(last >= acked, "seed {seed}: {acked} was acknowledged, {last} is there");
-        let state = found.state.map_or(0, |state| u64::from_be_bytes(state.try_into().expect("eight bytes")));
-        assert_eq!(state, last, "seed {seed}: the state record is that of the last commit");
-        let mut next = None;
-        for (dir, last) in found.dirs {
-            assert!(next.is_none_or(|next| next == dir.first), "seed {seed}: a hole before {dir:?}");
-            let index: Vec<u64> = store.load(dir).expect("loads").iter().map(|entry| entry.seq).collect();
-            assert_eq!(index, (dir.first..=last).collect::<Vec<_>>(), "seed {seed}: {dir:?}");
-            for seq in index {
-                assert_eq!(store.read(dir, seq).expect("reads"), Some(sample_record(seq)), "seed {seed}: {seq}");
-            }
-            next = Some(last + 1);
-        }
+        let last = audit(root.path(), acked).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
         // What was not committed but is whole counts as committed from here on: the next round must keep it.
         acked = last;
     }
-    println!("{ROUNDS} kills: {acked} records acknowledged, none lost; directories up to {removed_up_to} removed");
+    println!("{rounds} kills: {acked} records acknowledged, none lost; directories up to {removed_up_to} removed");
     assert!(acked > 100, "the writer must get somewhere: {acked}");
 }

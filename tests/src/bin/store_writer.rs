@@ -1,9 +1,10 @@
 //! Writes into a spool for as long as it is let, and says on its standard output what was acknowledged: the program that
-//! the kill test kills.
+//! is killed, and whose power is cut.
 //!
-//! `store_writer ROOT SEED` reads all that it finds and continues from there; one line a fact, each with one write:
+//! `store_writer ROOT SEED [COMMITS]` reads all that it finds and continues from there; one line a fact, each with one write:
 //! `opened LAST` (highest seq found), `acked SEQ` (everything up to it is committed), `removed FIRST` (that directory).
-//! Every byte of a record follows from its seq, so that a reader needs no list of what was written.
+//! After so many commits it ends as if killed. Every byte of a record follows from its seq, so that a reader needs no list of
+//! what was written.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,7 +19,10 @@ const PER_DIR: u64 = 60;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(root), Some(seed)) = (args.next(), args.next()) else { return Err("store_writer ROOT SEED".into()) };
+    let (Some(root), Some(seed)) = (args.next(), args.next()) else {
+        return Err("store_writer ROOT SEED [COMMITS]".into());
+    };
+    let commits: Option<u64> = args.next().map(|commits| commits.parse()).transpose()?;
     let mut rng = Rng::with_seed(seed.parse()?);
     let mut out = std::io::stdout();
 
@@ -35,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     out.write_all(format!("opened {last}\n").as_bytes())?;
-    loop {
+    for _ in 0..commits.unwrap_or(u64::MAX) {
         let dir = match dirs.last() {
             Some(dir) if last + 1 - dir.first < PER_DIR => *dir,
             _ => DirId { epoch: 1, first: last + 1 },
@@ -56,4 +60,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             store.remove(oldest)?;
         }
     }
+    std::process::exit(0)
 }
