@@ -41,6 +41,7 @@ mod life;
 mod line;
 mod oracle;
 mod plant;
+mod strange;
 mod trouble;
 
 use centre::Centre;
@@ -97,6 +98,7 @@ enum Event {
     /// The agent learns that the session is gone.
     Gone(u32, u64),
     Trouble,
+    Odd,
     Calm(Calm),
     Start,
     Kill(bool),
@@ -171,6 +173,7 @@ pub struct World {
     controls: u64,
     lives: u32,
     trace: bool,
+    asked: strange::Asked,
 }
 
 impl World {
@@ -199,6 +202,9 @@ impl World {
             world.at(SECOND * (1 + sensor as u64), Event::Sensor(sensor));
         }
         world.at(30 * SECOND, Event::Trouble);
+        if faults.strange.any() {
+            world.at(31 * SECOND, Event::Odd);
+        }
         if faults.clock {
             world.at(300 * SECOND, Event::Synchronised);
         }
@@ -254,6 +260,7 @@ impl World {
             controls: 0,
             lives: 0,
             trace: std::env::var_os("TRIBUTARY_TRACE").is_some(),
+            asked: strange::Asked::new(seed),
             rng,
         }
     }
@@ -267,11 +274,11 @@ impl World {
             spool: spool::Config { max_disk: quota, commit: Duration::from_secs(1), when_full },
             uplink: uplink::Config {
                 ack: AckMode::Receiver,
-                order: Order::LiveFirst,
+                order: if self.faults.strange.oldest_first { Order::OldestFirst } else { Order::LiveFirst },
                 reconnect_max: Duration::from_secs(60),
                 window_batches: 16,
                 window_bytes: 64 * 1024,
-                backlog_rate: None,
+                backlog_rate: self.faults.strange.backlog_rate.then_some(20_000),
             },
             version: "0".into(),
             config_sha256: String::new(),
@@ -308,9 +315,10 @@ impl World {
                     self.clock.nanos()
                 );
             }
-            let next = event.min(deadline);
+            // After a suspension much is late.
+            let next = event.min(deadline).max(self.clock.nanos());
             if next > end {
-                self.clock.advance(end);
+                self.clock.advance(end.max(self.clock.nanos()));
                 return;
             }
             self.clock.advance(next);
@@ -349,8 +357,7 @@ impl World {
             }
             Event::Control(session, control) => {
                 if self.line.standing(session).is_some_and(|session| !session.half_open) {
-                    let now = self.clock.now();
-                    self.tell(|agent| agent.handle_control(now, &control));
+                    self.ask(&control);
                 }
             }
             // An agent is told once of each connection.
@@ -364,6 +371,7 @@ impl World {
             }
             Event::DiskDone(_) | Event::Dialled(..) | Event::Commit(_) | Event::Gone(..) => {}
             Event::Trouble => self.trouble(),
+            Event::Odd => self.odd(),
             Event::Calm(calm) => self.calm(calm),
             Event::Start => self.start(),
             Event::Kill(clean) => self.kill(clean),
@@ -419,6 +427,7 @@ impl World {
         }
         self.oracle.settle(ledger, epoch, self.epochs.len() == 1, exact, &polled);
         self.check_reasons();
+        self.check_answers();
         let clean = self.disk.is_clean();
         assert!(clean, "the last state record says that this was a clean stop");
         Report {

@@ -2,6 +2,8 @@
 
 use fastrand::Rng;
 
+use super::strange::Strange;
+
 /// What may go wrong in a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
@@ -37,6 +39,8 @@ pub struct Faults {
     pub clock: bool,
     /// The spool is rolled back to an image of itself.
     pub rollback: bool,
+    /// What else is out of the ordinary.
+    pub strange: Strange,
 }
 
 impl Faults {
@@ -72,6 +76,7 @@ impl Faults {
                 _ => rng.u32(..often) == 0,
             };
         }
+        faults.strange = Strange::of(seed);
         faults.stop |= faults.replan;
         faults.quota |= faults.stop_polling;
         faults

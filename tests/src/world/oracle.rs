@@ -93,7 +93,8 @@ pub(super) struct Oracle {
     pub(super) steady_clock: bool,
     /// Readings handed in.
     pub(super) entered: u64,
-    pub(super) controls: u64,
+    pub(super) answers: Vec<(Option<pb::event::Value>, String)>,
+    pub(super) there: HashSet<(u64, u64)>,
 }
 
 impl Oracle {
@@ -127,7 +128,8 @@ impl Oracle {
             last_seq_seen: HashMap::new(),
             steady_clock: true,
             entered: 0,
-            controls: 0,
+            answers: Vec::new(),
+            there: HashSet::new(),
         }
     }
 
@@ -264,6 +266,7 @@ impl Oracle {
     /// A batch is in the receiver's ledger.
     pub(super) fn receive(&mut self, new: &NewBatch) {
         let delivery = &new.delivery;
+        self.there.insert((delivery.epoch, delivery.seq));
         *self.readings.entry(delivery.epoch).or_default() += u64::from(delivery.readings);
         if new.original.is_some() {
             return;
@@ -325,7 +328,8 @@ impl Oracle {
             assert!(self.points[place(&point.name)].counter, "{event:?} of {}", point.name);
             *self.counted.entry(event.code.clone()).or_default() += 1;
         }
-        self.controls += delivery.batch.events.iter().filter(|event| event.code == "control.done").count() as u64;
+        let done = delivery.batch.events.iter().filter(|event| event.code == "control.done");
+        self.answers.extend(done.map(|event| (event.value.clone(), event.text.clone())));
     }
 
     /// What a reading is compared by: of a scaled point the real value, of a counter that it is believed or doubted.

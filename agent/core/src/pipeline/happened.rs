@@ -181,7 +181,10 @@ impl Pipeline {
                 self.notice(Notice::Replay { first: replay.first_seq, last: replay.last_seq });
                 self.uplink.handle_replay(replay.first_seq.max(1)..=replay.last_seq, &self.spool)
             }
-            Some(pb::control::What::Replay(replay)) => alloc::vec![replay.first_seq..=replay.last_seq],
+            Some(pb::control::What::Replay(replay)) => {
+                let asked = replay.first_seq..=replay.last_seq;
+                if asked.is_empty() { Vec::new() } else { alloc::vec![asked] }
+            }
             Some(pb::control::What::SendCatalog(_)) => {
                 self.uplink.want_catalog();
                 if self.uplink.connected() {

@@ -192,7 +192,7 @@ impl Uplink {
         let settled = (first..=*range.end())
             .take_while(|seq| *seq <= spool.durable())
             .filter(|seq| spool.is_settled(*seq) && !gone.iter().any(|gap| gap.contains(seq)))
-            .take(REPLAY);
+            .take(REPLAY.saturating_sub(self.replay.len()));
         self.replay.extend(settled);
         gone
     }
