@@ -1,0 +1,128 @@
+//! The agent as a process: what signals, small limits and a hostile neighbourhood do to it.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tributary::socket;
+use tributary::status::Status;
+use tributary_tests::agent::{Agent, Configuration};
+use tributary_tests::broker::Mosquitto;
+use tributary_tests::modbus_device::{Registers, Simulator};
+use tributary_tests::process::{binary, eventually};
+
+/// How long a fact may be waited for on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a stop may take by the interface.
+const STOP: Duration = Duration::from_secs(5);
+/// Nobody listens there.
+const DEAD: &str = "mqtt://127.0.0.1:9";
+
+/// The agent's own word; it is asked on its socket.
+fn status(folder: &Path) -> Option<Status> {
+    socket::status(&folder.join("state/status.sock")).ok()
+}
+
+fn counting(broker: &str, device: &Simulator) -> Configuration {
+    Configuration::new("gw", broker)
+        .bus("bus", device.address(), "1s")
+        .device("plc", "bus", 1, "20ms")
+        .point("count", "holding", 0, "u32")
+}
+
+/// What is in the spool of a stopped agent, row by row, after `spool verify` found it good.
+fn exported(folder: &Path) -> Vec<serde_json::Value> {
+    let spool = |arguments: &[&str]| {
+        let config = folder.join("agent.toml");
+        Command::new(binary("tributary")).arg("spool").args(arguments).arg("-c").arg(config).output().unwrap()
+    };
+    let verified = spool(&["verify"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    let rows = spool(&["export", "--format", "json"]);
+    assert!(rows.status.success(), "{}", String::from_utf8_lossy(&rows.stderr));
+    String::from_utf8_lossy(&rows.stdout).lines().map(|row| serde_json::from_str(row).unwrap()).collect()
+}
+
+/// The device counts its requests: each that it answered is there once. The one in flight at the stop may be missing.
+fn every_count_once(rows: &[serde_json::Value], served: u64) {
+    let counts: Vec<u64> = rows.iter().filter_map(|row| row["raw"].as_u64()).collect();
+    let expected: Vec<u64> = (1..=counts.len() as u64).collect();
+    assert_eq!(counts, expected, "a count is missing or there twice");
+    assert!(counts.len() as u64 + 1 >= served, "{} of {served} are there", counts.len());
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+async fn stops_under_load(broker: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Simulator::start(Registers::Counting, Duration::ZERO).await.unwrap();
+    let mut agent = Agent::start(folder.path(), &counting(broker, &device)).unwrap();
+    eventually("100 polls", PATIENCE, async || (device.requests() >= 100).then_some(())).await;
+    let begun = Instant::now();
+    let ended = agent.stop().await;
+    let took = begun.elapsed();
+    assert_eq!(ended.code(), Some(0));
+    assert!(took < STOP, "the stop took {took:?}");
+    let rows = exported(folder.path());
+    every_count_once(&rows, device.requests());
+    println!("{broker}: stopped in {took:?}, {} rows for {} requests", rows.len(), device.requests());
+}
+
+#[tokio::test]
+async fn live_sigterm_with_a_broker_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // No receiver: nothing is confirmed, so everything is still in the spool.
+    let broker = Mosquitto::start(folder.path()).await.unwrap();
+    stops_under_load(&broker.url()).await;
+}
+
+#[tokio::test]
+async fn live_sigterm_without_a_broker_loses_nothing() {
+    stops_under_load(DEAD).await;
+}
+
+#[tokio::test]
+async fn live_sigterm_with_a_silent_broker_loses_nothing() {
+    // The kernel accepts; nobody ever answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    stops_under_load(&format!("mqtt://{}", silent.local_addr().unwrap())).await;
+}
+
+#[tokio::test]
+async fn live_a_suspended_agent_resumes_and_tells_what_it_missed() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let device = Simulator::start(Registers::Counting, Duration::ZERO).await.unwrap();
+    let clock = Simulator::start(Registers::Counting, Duration::ZERO).await.unwrap();
+    let mut agent = Agent::start(folder.path(), &counting(DEAD, &device)).unwrap();
+    // Another agent of the same period is the clock.
+    let mut ticking = Agent::start(other.path(), &counting(DEAD, &clock)).unwrap();
+    eventually("both to poll", PATIENCE, async || (device.requests().min(clock.requests()) >= 20).then_some(())).await;
+
+    signal(agent.pid(), "-STOP");
+    // What was on its way may still arrive; from the tenth tick on nothing may.
+    let from = clock.requests();
+    eventually("10 ticks", PATIENCE, async || (clock.requests() >= from + 10).then_some(())).await;
+    let before = device.requests();
+    let from = clock.requests();
+    eventually("100 ticks", PATIENCE, async || (clock.requests() >= from + 100).then_some(())).await;
+    assert_eq!(device.requests(), before, "a suspended agent polls");
+    signal(agent.pid(), "-CONT");
+    eventually("50 more polls", PATIENCE, async || (device.requests() >= before + 50).then_some(())).await;
+    agent.assert_alive();
+
+    let told = eventually("a status", PATIENCE, async || status(folder.path())).await;
+    let ledger = &told.ledger;
+    let lost: u64 = ledger.lost.values().sum();
+    assert_eq!(ledger.admitted, ledger.delivered + ledger.held + ledger.filtered + lost, "{ledger:?}");
+    assert!(agent.stop().await.success() && ticking.stop().await.success());
+
+    let rows = exported(folder.path());
+    every_count_once(&rows, device.requests());
+    let traced = rows.iter().filter(|row| row["raw"].is_null()).count() as u64;
+    println!("{} rows, {traced} without a value, missed {}, lost {lost}", rows.len(), told.buses[0].missed);
+    assert!(traced + lost >= 100, "100 polls were missed, {traced} rows and {lost} lost tell of them");
+}
