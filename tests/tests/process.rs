@@ -1,17 +1,20 @@
 //! The agent as a process: what signals, small limits and a hostile neighbourhood do to it.
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tributary::socket;
 use tributary::status::Status;
 use tributary_tests::agent::{Agent, Configuration};
 use tributary_tests::broker::Mosquitto;
 use tributary_tests::modbus_device::{Registers, Simulator};
-use tributary_tests::process::{binary, eventually};
+use tributary_tests::process::{Process, binary, eventually, free_port};
 
 /// How long a fact may be waited for on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -125,4 +128,96 @@ async fn live_a_suspended_agent_resumes_and_tells_what_it_missed() {
     let traced = rows.iter().filter(|row| row["raw"].is_null()).count() as u64;
     println!("{} rows, {traced} without a value, missed {}, lost {lost}", rows.len(), told.buses[0].missed);
     assert!(traced + lost >= 100, "100 polls were missed, {traced} rows and {lost} lost tell of them");
+}
+
+#[tokio::test]
+async fn live_too_few_file_descriptors_are_told_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let devices = Simulator::start_many(40, Registers::Counting, Duration::ZERO).await.unwrap();
+    let mut configuration = Configuration::new("gw", DEAD);
+    for (at, device) in devices.iter().enumerate() {
+        configuration = configuration
+            .bus(&format!("bus{at}"), device.address(), "1s")
+            .device(&format!("plc{at}"), &format!("bus{at}"), 1, "100ms")
+            .point("count", "holding", 0, "u32");
+    }
+    // Started once for its configuration file, then with 32 descriptors for 40 buses, a spool and a socket.
+    let mut whole = Agent::start(folder.path(), &configuration).unwrap();
+    eventually("a status", PATIENCE, async || status(folder.path())).await;
+    assert!(whole.stop().await.success());
+
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=32:32", "--"]).arg(binary("tributary"));
+    command.args(["run", "-c"]).arg(folder.path().join("agent.toml"));
+    let mut limited = Process::start("limited", folder.path(), &command).unwrap();
+    let before: Vec<u64> = devices.iter().map(Simulator::requests).collect();
+    eventually("a device to be polled 50 times", PATIENCE, async || {
+        assert!(limited.ended().is_none(), "{}", limited.log());
+        devices.iter().zip(&before).any(|(device, before)| device.requests() >= before + 50).then_some(())
+    })
+    .await;
+    let polled = devices.iter().zip(&before).filter(|(device, before)| device.requests() > **before + 1).count();
+    let said = limited.log();
+    // The socket of the status needs a descriptor too: it may be silent, the log may not.
+    let told = status(folder.path());
+    let in_status = told.iter().flat_map(|told| &told.buses).filter(|bus| bus.last_error.is_some()).count();
+    println!("{polled} of 40 polled, {in_status} buses tell why not; log:\n{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!((1..40).contains(&polled), "{polled} of 40 were polled: the limit shows nothing, or stops all");
+    assert!(in_status > 0 || said.contains("Too many open files"), "nobody is told why");
+    limited.terminate();
+    assert!(limited.end(PATIENCE).await.success());
+}
+
+/// Garbage to whoever connects, in pieces of that size, for as long as it is taken.
+async fn garbage(size: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut peer, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (piece, mut asked) = (vec![0xA5; size], [0; 512]);
+                // One piece for each question; the peer's end is the end.
+                while peer.read(&mut asked).await.is_ok_and(|got| got > 0) && peer.write_all(&piece).await.is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn live_a_fault_that_stays_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = Simulator::start(Registers::Counting, Duration::ZERO).await.unwrap();
+    let mut configuration = counting(DEAD, &good);
+    for at in 0..20 {
+        let address = if at % 2 == 0 { garbage(64).await } else { ([127, 0, 0, 1], free_port()).into() };
+        configuration = configuration
+            .bus(&format!("bad{at}"), address, "100ms")
+            .device(&format!("bad{at}"), &format!("bad{at}"), 1, "50ms")
+            .point("count", "holding", 0, "u32");
+    }
+    let mut agent = Agent::start(folder.path(), &configuration).unwrap();
+    eventually("100 polls", PATIENCE, async || (good.requests() >= 100).then_some(())).await;
+    fs::rename(folder.path().join("state/spool"), folder.path().join("moved")).unwrap();
+    let moved = good.requests();
+    eventually("100 polls after the spool is gone", PATIENCE, async || (good.requests() >= moved + 100).then_some(()))
+        .await;
+    let (first, begun) = (agent.log(), Instant::now());
+    let at = good.requests();
+    eventually("300 more polls", PATIENCE, async || (good.requests() >= at + 300).then_some(())).await;
+    agent.assert_alive();
+    let (then, took) = (agent.log(), begun.elapsed());
+    let later = &then[first.len()..];
+    println!(
+        "first {} lines, {} bytes; then {} lines, {} bytes in {took:?}:\n{first}----\n{later}",
+        first.lines().count(),
+        first.len(),
+        later.lines().count(),
+        later.len()
+    );
+    assert!(!then.contains("panicked"), "{then}");
+    // 1 MB a day is some 70 bytes in this time: a line that is due at growing spacing may fall into it, no more.
+    assert!(later.lines().count() <= 2 && first.lines().count() <= 60, "a log storm");
+    agent.kill();
 }
