@@ -199,6 +199,7 @@ async fn live_a_fault_that_stays_is_said_once() {
     }
     let mut agent = Agent::start(folder.path(), &configuration).unwrap();
     eventually("100 polls", PATIENCE, async || (good.requests() >= 100).then_some(())).await;
+    // Its open files go with the folder: the agent writes on there. A store that fails is not what this shows.
     fs::rename(folder.path().join("state/spool"), folder.path().join("moved")).unwrap();
     let moved = good.requests();
     eventually("100 polls after the spool is gone", PATIENCE, async || (good.requests() >= moved + 100).then_some(()))
@@ -220,4 +221,38 @@ async fn live_a_fault_that_stays_is_said_once() {
     // 1 MB a day is some 70 bytes in this time: a line that is due at growing spacing may fall into it, no more.
     assert!(later.lines().count() <= 2 && first.lines().count() <= 60, "a log storm");
     agent.kill();
+}
+
+#[tokio::test]
+async fn live_memory_stays_below_its_ceiling_while_a_backlog_builds() {
+    let folder = tempfile::tempdir().unwrap();
+    let devices = Simulator::start_many(10, Registers::Floats, Duration::ZERO).await.unwrap();
+    let mut configuration = Configuration::new("gw", DEAD);
+    for (at, device) in devices.iter().enumerate() {
+        let name = format!("plc{at}");
+        configuration = configuration.bus(&name, device.address(), "1s").device(&name, &name, 1, "50ms");
+        for point in 0..100 {
+            configuration = configuration.point(&format!("p{point}"), "holding", point * 2, "f32");
+        }
+    }
+    for at in 0..5 {
+        let name = format!("bad{at}");
+        configuration = configuration
+            .bus(&name, garbage(65_536).await, "100ms")
+            .device(&name, &name, 1, "50ms")
+            .point("count", "holding", 0, "u32");
+    }
+    let mut agent = Agent::start_as_service(folder.path(), &configuration).unwrap();
+    let told = eventually("200,000 readings", PATIENCE, async || {
+        status(folder.path()).filter(|told| told.ledger.admitted >= 200_000)
+    })
+    .await;
+    agent.assert_alive();
+    let of = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let peak: u64 =
+        of.lines().find(|line| line.starts_with("VmHWM")).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    println!("VmHWM {peak} KiB, {} readings, spool {} bytes", told.ledger.admitted, told.spool.disk_bytes);
+    assert!(told.ledger.balances(), "{:?}", told.ledger);
+    assert!(peak <= 48 * 1_024, "{peak} KiB");
+    assert!(agent.stop().await.success());
 }
