@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod broker;
 pub mod evidence;
+pub mod fuzz;
 pub mod hostile_broker;
 pub mod hostile_modbus;
 pub mod hostile_receiver;

@@ -1,0 +1,4 @@
+//! `tributary_tests::fuzz::modbus_rtu` under a fuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tributary_tests::fuzz::modbus_rtu(bytes));
