@@ -295,7 +295,6 @@ fn model() -> Model {
     }
 }
 
-
 fn told(tell: impl Fn(&mut Pipeline, Now)) {
     let mut agent = Agent::new(Recovered::default());
     agent.live(4);

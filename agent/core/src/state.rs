@@ -58,6 +58,24 @@ pub struct State {
     pub refused: Vec<u64>,
 }
 
+impl State {
+    /// Whether its numbers can be true: what is not is as good as lost.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let upto = |last: u64| last <= self.last_seq && last < u64::MAX;
+        let run = |first: u64, count: u64| first.checked_add(count).is_some_and(|end| end < u64::MAX);
+        let extent = |extent: &Extent| {
+            run(extent.first, extent.count)
+                && upto((extent.first + extent.count).saturating_sub(1))
+                && run(extent.stored_first, extent.count)
+        };
+        upto(self.last_seq)
+            && self.extents.iter().all(extent)
+            && self.extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.unsettled)).is_some()
+            && self.uncounted.iter().all(|waiting| waiting.first <= waiting.last && upto(waiting.last))
+    }
+}
+
 /// A run of batches with neighbouring numbers in one directory.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Extent {

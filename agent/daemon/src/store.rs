@@ -26,6 +26,7 @@ pub mod thread;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ pub struct SledStore {
     free: u64,
     ballast: bool,
     /// Held as long as this lives.
-    _lock: File,
+    lock: File,
 }
 
 impl SledStore {
@@ -110,7 +111,7 @@ impl SledStore {
             kept: (0, 0),
             free: 0,
             ballast: disk::blocks(&root.join("ballast")) >= reserve.ballast.max(1),
-            _lock: lock,
+            lock,
         };
         this.with_room(|this| check_format(&this.root))?;
         Ok(this)
@@ -120,6 +121,18 @@ impl SledStore {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Open files go with a folder that is moved or deleted: what is written there is lost to the next start.
+    fn in_place(&self) -> Result<(), Fault> {
+        let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        let held = at(self.lock.metadata(), "look at", &self.root)?;
+        if fs::metadata(self.root.join("lock")).is_ok_and(|found| id(found) == id(held)) {
+            return Ok(());
+        }
+        let text =
+            format!("the spool {} is not in its place: put it back, or start the agent again", self.root.display());
+        Err(Fault::Unavailable(text))
     }
 
     fn usage(&mut self) -> Usage {
@@ -406,6 +419,7 @@ impl Store for SledStore {
 
     fn commit(&mut self, commit: &Commit) -> Result<Usage, StoreError> {
         let reserved = self.reserved(commit);
+        self.in_place()?;
         let room = if reserved && !self.ballast { self.keep_free() } else { Ok(()) };
         let mut done = room.and_then(|()| self.try_commit(commit));
         while matches!(done, Err(Fault::Full(_))) && (self.drop_set_aside() || !reserved && self.drop_ballast()) {

@@ -93,10 +93,13 @@ impl World {
                 let event = if self.asked.rng.bool() { Event::AtAgent } else { Event::Control };
                 self.at(self.clock.nanos(), event(session, bytes));
             }
-            (3, _) if it.suspend && self.agent.is_some() && !self.stopping => {
-                if self.clock.nanos() < (TROUBLE_S - 600) * SECOND {
-                    self.suspend();
-                }
+            (3, _)
+                if it.suspend
+                    && self.agent.is_some()
+                    && !self.stopping
+                    && self.clock.nanos() < (TROUBLE_S - 600) * SECOND =>
+            {
+                self.suspend();
             }
             _ => {}
         }

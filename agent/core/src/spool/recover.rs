@@ -40,7 +40,8 @@ impl Spool {
             .as_deref()
             .and_then(|record| state::State::decode(record).ok())
             // Without the catalogue nobody can say what its ids mean: as good as lost.
-            .filter(|state| state.version == state::VERSION && state.epoch != 0 && found.catalog.is_some());
+            .filter(|state| state.version == state::VERSION && state.epoch != 0 && state.is_sound())
+            .filter(|_| found.catalog.is_some());
         let newest = found.dirs.iter().map(|(dir, _)| dir.epoch).max().unwrap_or(0);
         match state {
             Some(state) => resume(config, now, &found, state),
