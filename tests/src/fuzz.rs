@@ -187,7 +187,9 @@ pub fn catalogue(bytes: &[u8]) {
     for bytes in [Some(bytes), inflated.as_deref()].into_iter().flatten() {
         let Ok(content) = catalog::content(bytes) else { continue };
         let again = content.encode_to_vec();
-        assert_eq!(catalog::content(&again), Ok(content.clone()), "a content is itself again");
+        // Compared as bytes: a NaN is not itself.
+        let twice = catalog::content(&again).map(|content| content.encode_to_vec());
+        assert_eq!(twice.as_ref(), Ok(&again), "a content is itself again");
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(&<sha2::Sha256 as sha2::Digest>::digest(&again));
         let published = catalog::catalog_message(1, 1, &again, sha256);

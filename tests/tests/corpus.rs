@@ -79,7 +79,6 @@ fn no_file_and_no_mutation_of_one_panics() {
     for (name, target) in TARGETS {
         let files = files(name);
         let mut rng = Rng::with_seed(seed);
-        let begin = std::time::Instant::now();
         for (file, bytes) in &files {
             run(name, file, target, bytes);
             for n in 0..MUTATIONS {
@@ -88,6 +87,6 @@ fn no_file_and_no_mutation_of_one_panics() {
                 run(name, &format!("mutation {n} of {file}"), target, &bytes);
             }
         }
-        println!("{name}: {} files, {:?}", files.len(), begin.elapsed());
+        println!("{name}: {} files and their mutations", files.len());
     }
 }
