@@ -65,8 +65,9 @@ pub(super) fn check(
     let mut losses = losses(connection, name)?;
     let lost: u64 = losses.iter().map(|loss| loss.polls).sum();
     let without_value = bare.len() as u64;
-    // What is answered while the agent stops may be taken along or not: it is not due.
-    let answered: Vec<_> = notes.iter().filter(|(_, answer)| answer.at_ms <= stopped).collect();
+    // What is answered while the agent stops may be taken along or not: it is not due. Nor is an answer that was on its way
+    // when the stop was asked for.
+    let answered: Vec<_> = notes.iter().filter(|(_, answer)| answer.at_ms + SLACK_MS <= stopped).collect();
     let (Some((_, first)), Some((last_number, last))) = (answered.first(), answered.last()) else {
         proof.disagreements.push(format!("{name} was never polled"));
         return Ok(());
