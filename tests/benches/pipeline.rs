@@ -15,9 +15,8 @@ use std::time::Duration;
 
 use prost::Message;
 use tributary_core::model::{self, Deadband, Model, PointKey, Statistic, Window};
-use tributary_core::pipeline::{self, Now, Output, Pipeline};
+use tributary_core::pipeline::{Now, Output, Pipeline};
 use tributary_core::store::{Commit, DirId, IndexEntry, Recovered, Store, StoreError, Usage};
-use tributary_core::{batch, spool, uplink};
 use tributary_proto::pb;
 use tributary_protocols::modbus::decode::decode;
 use tributary_protocols::modbus::plan::{PlannedPoint, Request};
@@ -198,27 +197,9 @@ impl Line {
         };
         let answers = requests.iter().map(|request| (0..ANSWERS).map(|turn| answer(request, turn)).collect()).collect();
         let now = Now { mono: Mono::from_millis(1_000), wall: Wall(1_700_000_000_000) };
-        let config = pipeline::Config {
-            batch: batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 << 10 },
-            spool: spool::Config {
-                max_disk: 256 << 20,
-                commit: Duration::from_secs(1),
-                when_full: spool::WhenFull::DropOldest,
-            },
-            uplink: uplink::Config {
-                ack: uplink::AckMode::Receiver,
-                order: uplink::Order::LiveFirst,
-                reconnect_max: Duration::from_secs(1),
-                window_batches: 16,
-                window_bytes: 64 << 10,
-                backlog_rate: None,
-            },
-            version: "bench".into(),
-            config_sha256: String::new(),
-            boot_id: [0; 16],
-            seed: 1,
-        };
-        let pipeline = Pipeline::new(config, case.model(&requests), Recovered::default(), now).expect("a sound model");
+        let pipeline =
+            Pipeline::new(tributary_tests::settings::usual(1), case.model(&requests), Recovered::default(), now)
+                .expect("a sound model");
         let period = Duration::from_millis(case.period_ms.into());
         let mut line = Self { pipeline, store: AtOnce::default(), requests, answers, now, period };
         line.pipeline.handle_clock(now, pb::TimeQuality::Synced, 0);

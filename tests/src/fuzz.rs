@@ -10,11 +10,10 @@ use prost::Message;
 use tributary::config::{Occasion, load_with};
 use tributary::import::table::Mapping;
 use tributary_core::model::{self, Deadband, Model, PointKey};
-use tributary_core::pipeline::{self, Now, Output, Pipeline};
+use tributary_core::pipeline::{Now, Output, Pipeline};
 use tributary_core::record::Head;
 use tributary_core::state::State;
 use tributary_core::store::{DirId, Recovered};
-use tributary_core::{batch, spool, uplink};
 use tributary_proto::catalog::{self, Catalog};
 use tributary_proto::{decode as batches, pb};
 use tributary_protocols::modbus::bus::{self, Bus, BusDevice};
@@ -28,6 +27,7 @@ use tributary_protocols::reading::{Outcome, Poll, Sample};
 use tributary_protocols::time::{Mono, Wall};
 use tributary_protocols::value::{PointType, Scale};
 
+use crate::settings;
 use crate::store::MemStore;
 
 /// A function of bytes that must not panic.
@@ -209,27 +209,7 @@ struct Agent {
 impl Agent {
     fn new(found: Recovered) -> Self {
         let now = Now { mono: Mono::from_millis(1_000), wall: Wall(1_700_000_000_000) };
-        let config = pipeline::Config {
-            batch: batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 << 10 },
-            spool: spool::Config {
-                max_disk: 256 << 20,
-                commit: Duration::from_secs(1),
-                when_full: spool::WhenFull::DropOldest,
-            },
-            uplink: uplink::Config {
-                ack: uplink::AckMode::Receiver,
-                order: uplink::Order::LiveFirst,
-                reconnect_max: Duration::from_secs(1),
-                window_batches: 16,
-                window_bytes: 64 << 10,
-                backlog_rate: None,
-            },
-            version: "fuzz".into(),
-            config_sha256: String::new(),
-            boot_id: [0; 16],
-            seed: 1,
-        };
-        let pipeline = Pipeline::new(config, model(), found, now).expect("a sound model");
+        let pipeline = Pipeline::new(settings::usual(1), model(), found, now).expect("a sound model");
         let mut agent = Self { pipeline, disk: MemStore::new(256 << 20), now };
         agent.pipeline.handle_clock(now, pb::TimeQuality::Synced, 0);
         agent.act();
@@ -309,14 +289,27 @@ fn told(tell: impl Fn(&mut Pipeline, Now)) {
     }
 }
 
-/// What an acknowledgement does to an agent with batches under way.
+/// What an acknowledgement does to an agent with batches under way, as it is and in the agent's epoch: else it is hardly
+/// looked into.
 pub fn ack(bytes: &[u8]) {
-    told(|pipeline, now| pipeline.handle_ack(now, bytes));
+    told(|pipeline, now| {
+        pipeline.handle_ack(now, bytes);
+        let Ok(mut ack) = pb::Ack::decode(bytes) else { return };
+        ack.epoch = pipeline.spool().epoch();
+        pipeline.handle_ack(now, &ack.encode_to_vec());
+    });
 }
 
-/// What a control message does.
+/// What a control message does, likewise.
 pub fn control(bytes: &[u8]) {
-    told(|pipeline, now| pipeline.handle_control(now, bytes));
+    told(|pipeline, now| {
+        pipeline.handle_control(now, bytes);
+        let Ok(mut control) = pb::Control::decode(bytes) else { return };
+        if let Some(pb::control::What::Replay(replay)) = &mut control.what {
+            replay.epoch = pipeline.spool().epoch();
+        }
+        pipeline.handle_control(now, &control.encode_to_vec());
+    });
 }
 
 /// A record of the spool: head and body are the record again.

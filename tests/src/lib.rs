@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod power;
 pub mod process;
 pub mod proxy;
+pub mod settings;
 pub mod store;
 pub mod walk;
 pub mod world;

@@ -7,7 +7,8 @@
 //! - What is not safe is there, or not, by [`Keep`]; data in pieces of a sector or a page, so that writes are torn and
 //!   later ones survive earlier ones. Names become durable in their order, as in a journal.
 //!
-//! Nothing else is assumed, `sync_file_range` in particular counts nothing (sync_file_range(2): "does not flush disk write caches").
+//! Nothing else is assumed. `sync_file_range` counts nothing: it flushes neither sizes nor the cache of the drive
+//! (sync_file_range(2), warning).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

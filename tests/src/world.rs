@@ -20,11 +20,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use prost::Message;
-use tributary_core::batch;
 use tributary_core::model::PointKey;
 use tributary_core::pipeline::{Arrival, Config, Output, Pipeline, Receipt};
 use tributary_core::spool::{self, WhenFull};
-use tributary_core::uplink::{self, AckMode, Channel, Order, Publish};
+use tributary_core::uplink::{Channel, Order, Publish};
 use tributary_proto::pb;
 use tributary_protocols::reading::{Outcome, Poll, Sample, StampedBy};
 use tributary_protocols::time::Wall;
@@ -269,22 +268,14 @@ impl World {
         // A directory is a sixteenth of it: small ones, so that some close within the hour.
         let quota = if self.faults.quota || self.faults.damage { 1_500 << 10 } else { 1 << 28 };
         let when_full = if self.faults.stop_polling { WhenFull::StopPolling } else { WhenFull::DropOldest };
-        Config {
-            batch: batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 * 1024 },
-            spool: spool::Config { max_disk: quota, commit: Duration::from_secs(1), when_full },
-            uplink: uplink::Config {
-                ack: AckMode::Receiver,
-                order: if self.faults.strange.oldest_first { Order::OldestFirst } else { Order::LiveFirst },
-                reconnect_max: Duration::from_secs(60),
-                window_batches: 16,
-                window_bytes: 64 * 1024,
-                backlog_rate: self.faults.strange.backlog_rate.then_some(20_000),
-            },
-            version: "0".into(),
-            config_sha256: String::new(),
-            boot_id: self.rng.u128(..).to_le_bytes(),
-            seed: self.rng.u64(..),
+        let mut config = crate::settings::usual(0);
+        config.spool = spool::Config { max_disk: quota, when_full, ..config.spool };
+        config.uplink.reconnect_max = Duration::from_secs(60);
+        if self.faults.strange.oldest_first {
+            config.uplink.order = Order::OldestFirst;
         }
+        config.uplink.backlog_rate = self.faults.strange.backlog_rate.then_some(20_000);
+        Config { boot_id: self.rng.u128(..).to_le_bytes(), seed: self.rng.u64(..), ..config }
     }
 
     // ------------------------------------------------------------------------------------------------------- time

@@ -155,3 +155,28 @@ pub struct Set {
     #[prost(uint64, tag = "6")]
     pub held: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_cannot_be_true_are_told() {
+        let extent = Extent { dir_first: 1, stored_first: 1, first: 1, count: 9, unsettled: 5, ..Extent::default() };
+        let sound = State { last_seq: 9, extents: alloc::vec![extent], ..State::default() };
+        assert!(sound.is_sound() && State::default().is_sound());
+        let extents = [
+            Extent { count: 10, ..extent },
+            Extent { first: u64::MAX, ..extent },
+            Extent { stored_first: u64::MAX - 3, ..extent },
+        ];
+        for extent in extents {
+            assert!(!State { extents: alloc::vec![extent], ..sound.clone() }.is_sound(), "{extent:?}");
+        }
+        let much = Extent { unsettled: u64::MAX, ..extent };
+        assert!(!State { extents: alloc::vec![extent, much], ..sound.clone() }.is_sound());
+        let backwards = Uncounted { first: 3, last: 2, how: 0 };
+        assert!(!State { uncounted: alloc::vec![backwards], ..sound.clone() }.is_sound());
+        assert!(!State { last_seq: u64::MAX, ..sound }.is_sound());
+    }
+}

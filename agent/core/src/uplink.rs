@@ -14,11 +14,13 @@
 //! (rule 2). *Open*: batches up to the published mark go out, within the window; live ones first, the backlog with half
 //! of it (rules 6, 7).
 //!
-//! Limits: at most `window_batches` entries in flight, 64 measured ack times, 1,024 batches of a replay.
+//! Limits: at most `window_batches` entries in flight, 64 measured ack times.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
+
+use rangemap::RangeInclusiveSet;
 
 use tributary_protocols::time::Mono;
 
@@ -38,8 +40,6 @@ const TOO_NEW_RETRY: Duration = Duration::from_secs(300);
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// Reads under way at once: bounds the bodies in memory.
 const READS: usize = 4;
-/// Batches a replay may ask for at once.
-const REPLAY: usize = 1_024;
 
 /// What frees a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -201,7 +201,8 @@ pub struct Uplink {
     flight: BTreeMap<u64, Flight>,
     /// Bodies being read: directory, stored seq, seq, and the revision that resolves it if its record does not say.
     reading: VecDeque<(DirId, u64, u64, u32)>,
-    replay: VecDeque<u64>,
+    /// Settled batches that the centre wants again.
+    replay: RangeInclusiveSet<u64>,
     /// Seqs from here on are live; below is backlog.
     live_from: u64,
     next_live: u64,
@@ -231,7 +232,7 @@ impl Uplink {
             attempts: 0,
             flight: BTreeMap::new(),
             reading: VecDeque::new(),
-            replay: VecDeque::new(),
+            replay: RangeInclusiveSet::new(),
             live_from: 1,
             next_live: 1,
             next_backlog: 1,

@@ -259,6 +259,7 @@ impl SledStore {
         let active = self.active.as_ref().is_some_and(|db| db.id() == id);
         if !active && self.reading.as_ref().is_none_or(|db| db.id() != id) {
             close(self.reading.take());
+            self.in_place()?;
             match self.with_room(|this| Database::open(&this.root, id)) {
                 Ok(db) => self.reading = Some(db),
                 Err(Fault::Broken(why)) => {
@@ -453,6 +454,7 @@ impl Store for SledStore {
     }
 
     fn remove(&mut self, dir: DirId) -> Result<Usage, StoreError> {
+        self.in_place()?;
         self.close(dir);
         self.with_room(|this| disk::remove(&this.root, dir))?;
         self.sizes.remove(&dir);

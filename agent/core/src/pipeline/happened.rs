@@ -177,14 +177,12 @@ impl Pipeline {
             return;
         };
         let gone = match control.what {
+            Some(pb::control::What::Replay(replay)) if replay.first_seq > replay.last_seq => Vec::new(),
             Some(pb::control::What::Replay(replay)) if replay.epoch == self.spool.epoch() => {
                 self.notice(Notice::Replay { first: replay.first_seq, last: replay.last_seq });
                 self.uplink.handle_replay(replay.first_seq.max(1)..=replay.last_seq, &self.spool)
             }
-            Some(pb::control::What::Replay(replay)) => {
-                let asked = replay.first_seq..=replay.last_seq;
-                if asked.is_empty() { Vec::new() } else { alloc::vec![asked] }
-            }
+            Some(pb::control::What::Replay(replay)) => alloc::vec![replay.first_seq..=replay.last_seq],
             Some(pb::control::What::SendCatalog(_)) => {
                 self.uplink.want_catalog();
                 if self.uplink.connected() {

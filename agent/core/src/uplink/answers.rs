@@ -8,9 +8,7 @@ use tributary_proto::encode::{Body, Header, envelope};
 use tributary_proto::pb;
 use tributary_protocols::time::Mono;
 
-use super::{
-    AckMode, Channel, Consequence, Doubt, Lane, Link, Publish, READ_RETRY, REPLAY, RESEND_MAX, TOO_NEW_RETRY, Uplink,
-};
+use super::{AckMode, Channel, Consequence, Doubt, Lane, Link, Publish, READ_RETRY, RESEND_MAX, TOO_NEW_RETRY, Uplink};
 use crate::ledger::Ledger;
 use crate::losses::Losses;
 use crate::record::Head;
@@ -188,12 +186,14 @@ impl Uplink {
     /// The centre wants the batches `range` again, as far as they are there. Returns what is not (rule 24).
     pub fn handle_replay(&mut self, range: RangeInclusive<u64>, spool: &Spool) -> Vec<RangeInclusive<u64>> {
         let gone = spool.not_retained(range.clone());
-        let first = (*range.start()).max(spool.first_stored());
-        let settled = (first..=*range.end())
-            .take_while(|seq| *seq <= spool.durable())
-            .filter(|seq| spool.is_settled(*seq) && !gone.iter().any(|gap| gap.contains(seq)))
-            .take(REPLAY.saturating_sub(self.replay.len()));
-        self.replay.extend(settled);
+        let there = (*range.start()).max(spool.first_stored())..=(*range.end()).min(spool.durable());
+        if !there.is_empty() {
+            self.replay.insert(there);
+        }
+        // What is not settled goes out without being asked for.
+        for range in gone.iter().cloned().chain(spool.unsettled_ranges()) {
+            self.replay.remove(range);
+        }
         gone
     }
 }

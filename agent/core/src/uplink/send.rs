@@ -76,8 +76,8 @@ impl Uplink {
         if let Some(seq) = backlog.filter(|_| self.lets(Lane::Backlog, 2)) {
             return Some(((seq, Lane::Backlog), self.backlog_at));
         }
-        let again = self.replay.front().filter(|_| self.lets(Lane::Again, 2));
-        again.map(|seq| ((*seq, Lane::Again), self.backlog_at))
+        let again = self.replay.iter().next().filter(|_| self.lets(Lane::Again, 2));
+        again.map(|range| ((*range.start(), Lane::Again), self.backlog_at))
     }
 
     /// Whether the window, or its `share`-th part for this lane, has room; one batch of each lane may always fly.
@@ -104,11 +104,7 @@ impl Uplink {
         match lane {
             Lane::Live => self.next_live = self.next_live.max(seq + 1),
             Lane::Backlog => self.next_backlog = self.next_backlog.max(seq + 1),
-            Lane::Again => {
-                if self.replay.front() == Some(&seq) {
-                    self.replay.pop_front();
-                }
-            }
+            Lane::Again => self.replay.remove(seq..=seq),
         }
     }
 

@@ -79,8 +79,7 @@ impl Table {
             let mut kept = comment.trim_end().trim_end_matches([',', ';', '\t']).to_owned();
             if line.starts_with('"') {
                 // A spreadsheet has put the line into quotes, and doubled those in it.
-                kept =
-                    kept.trim_end_matches('"').replace("\"\"", "\"") + if kept.ends_with("\"\"\"") { "\"" } else { "" };
+                kept = kept.strip_suffix('"').unwrap_or(&kept).replace("\"\"", "\"");
             }
             // As long as the line, so that every place stays.
             head.extend(std::iter::repeat_n(' ', line.len() - comment.len()));
