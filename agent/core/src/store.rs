@@ -120,7 +120,7 @@ pub struct Recovered {
     pub state: Option<Vec<u8>>,
     /// Catalogue of the same directory.
     pub catalog: Option<Vec<u8>>,
-    /// Directories that could not be read and were set aside.
+    /// Directories that were set aside as damaged, at this start or before. What was left of one may be in `dirs`.
     pub set_aside: Vec<DirId>,
     /// Disk bytes in use now.
     pub usage: Usage,

@@ -3,16 +3,19 @@
 //! ```text
 //! pipeline → Command → [thread] → SledStore → [database] one directory, [parts] its entries
 //!                                           → [disk]     names, sizes, removal, ballast
+//!                                           → [room]     what is given up for space
+//!                                           → [salvage]  what a damaged directory still holds
 //! ```
 //!
 //! Why directories: a sled database never gives space back after an outage (188 MB stay for a drained backlog of
 //! 100 MB), opens in seconds at 1 GB, and is lost whole to one bad page. A directory of 4 MB payload is deleted whole,
-//! opens in milliseconds, and is all that one bad page can cost.
+//! opens in milliseconds, and is the most that one bad page can cost.
 //!
 //! Invariants beside those of the trait:
 //! 1. At most two databases are open: the active one and one being read. They are handed over, not reopened.
 //! 2. A handle that met an error of the disk is dropped: sled's handles never recover from one.
-//! 3. Damage is never an error of the start. What does not open is set aside as `bad-…`, at most [`KEPT`] of them.
+//! 3. Damage is never an error of the start. A directory that does not open, or in which a committed record is not whole,
+//!    is set aside as `bad-…`, at most [`KEPT`] of them; what its bytes still hold takes its place.
 //! 4. An error of the disk is never taken for damage.
 //!
 //! Limits: sled costs 1.9 to 2.4 bytes on disk for a byte of payload; 2 MB of ballast; 16 MB for what is set aside and
@@ -22,6 +25,8 @@ mod database;
 mod disk;
 pub mod look;
 mod parts;
+mod room;
+mod salvage;
 pub mod thread;
 
 use std::collections::BTreeMap;
@@ -34,6 +39,7 @@ use tributary_core::store::{Commit, DirId, IndexEntry, Recovered, Store, StoreEr
 
 use database::Database;
 use disk::{Fault, at};
+use salvage::Salvage;
 
 /// Most directories set aside that are kept for the owner.
 pub const KEPT: usize = 8;
@@ -42,7 +48,7 @@ pub const KEPT_REFUSED: usize = 1000;
 /// A database that nobody read during so many commits is closed: its pages take about 8 MB.
 const IDLE_COMMITS: u32 = 16;
 /// Backend and version of what is written here.
-const FORMAT: &str = "sled 1";
+const FORMAT: &str = "sled 2";
 
 /// Space that is not for records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,101 +141,9 @@ impl SledStore {
         Err(Fault::Unavailable(text))
     }
 
-    fn usage(&mut self) -> Usage {
-        if let Ok(free) = disk::free(&self.root) {
-            self.free = free;
-        }
-        if !self.ballast && self.reserve.ballast > 0 && self.free > 2 * self.reserve.ballast {
-            match disk::make_ballast(&self.root, self.reserve.ballast) {
-                Ok(()) => self.ballast = true,
-                Err(fault) => {
-                    tracing::warn!(?fault, "spool: no ballast can be set aside");
-                    self.reserve.ballast = 0;
-                }
-            }
-        }
-        let active = self.active.as_ref().and_then(|db| self.sizes.get(&db.id())).copied();
-        Usage {
-            disk_bytes: self.sizes.values().sum::<u64>() + self.kept.0,
-            active_bytes: active.unwrap_or(0),
-            free_bytes: self.free,
-            quarantined: self.kept.1,
-        }
-    }
-
     fn measure(&mut self, id: DirId) {
         let bytes = disk::blocks(&disk::place(&self.root, id));
         self.sizes.insert(id, bytes);
-    }
-
-    /// Counts what is kept for the owner, and deletes the oldest of it above the ceilings.
-    fn trim_kept(&mut self, bytes: u64) -> Result<(), Fault> {
-        let bad = disk::set_aside(&self.root)?;
-        let mut refused: Vec<_> =
-            disk::entries(&self.root.join("refused"))?.into_iter().map(|(_, path)| path).collect();
-        refused.sort_unstable();
-        self.kept = (0, 0);
-        for (paths, most) in [(bad, KEPT), (refused, KEPT_REFUSED)] {
-            let (mut sum, mut count) = (0, 0);
-            for path in paths.iter().rev() {
-                let size = disk::blocks(path);
-                if sum + size > bytes || count == most {
-                    disk::delete(path)?;
-                } else {
-                    sum += size;
-                    count += 1;
-                }
-            }
-            self.kept = (self.kept.0 + sum, self.kept.1 + count as u64);
-        }
-        Ok(())
-    }
-
-    /// Gives up directories set aside; whether there were any.
-    fn drop_set_aside(&mut self) -> bool {
-        let bad = disk::set_aside(&self.root).unwrap_or_default();
-        let freed = bad.iter().filter(|path| disk::delete(path).is_ok()).count() > 0;
-        if freed {
-            tracing::warn!(directories = bad.len(), "spool: disk full, damaged directories given up");
-            let _ = self.trim_kept(self.reserve.kept);
-        }
-        freed
-    }
-
-    /// Gives up the ballast; whether there was one.
-    fn drop_ballast(&mut self) -> bool {
-        let freed = self.ballast && disk::delete(&self.root.join("ballast")).is_ok();
-        if freed {
-            self.ballast = false;
-            tracing::warn!("spool: disk full, ballast given up");
-        }
-        freed
-    }
-
-    /// Whether this commit may not use the ballast. On a full disk it has to last for what empties the spool: reading,
-    /// removing, and state records that say what is settled. Records come after them, unless there is but one directory
-    /// left and so nothing else to remove.
-    fn reserved(&self, commit: &Commit) -> bool {
-        !commit.records.is_empty() && self.sizes.keys().any(|id| *id != commit.dir)
-    }
-
-    /// Without the ballast its space is kept free instead, until there is enough to set it aside again.
-    fn keep_free(&mut self) -> Result<(), Fault> {
-        self.usage();
-        if self.ballast || self.reserve.ballast == 0 || self.free > self.reserve.ballast {
-            return Ok(());
-        }
-        Err(Fault::Full(format!("{} bytes are free, {} of them must stay so", self.free, self.reserve.ballast)))
-    }
-
-    /// Tries again on a full disk as long as something can be given up.
-    fn with_room<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
-        loop {
-            match attempt(self) {
-                Err(Fault::Full(_)) if self.drop_set_aside() || self.drop_ballast() => {}
-                done => return done,
-            }
-        }
     }
 
     fn close(&mut self, id: DirId) {
@@ -238,36 +152,75 @@ impl SledStore {
         }
     }
 
-    /// Sets a directory aside and says that it is lost.
-    fn give_up(&mut self, id: DirId, why: &str) -> Result<(), Fault> {
+    /// Sets a directory aside, and puts what it still holds in its place.
+    ///
+    /// # Errors
+    /// `Broken` if it holds nothing any more.
+    fn repair(&mut self, id: DirId, left: &Salvage, why: &str) -> Result<(), Fault> {
         self.close(id);
-        let (from, to) = (disk::place(&self.root, id), disk::bad_place(&self.root, id));
         self.sizes.remove(&id);
+        let (from, to) = (disk::place(&self.root, id), disk::bad_place(&self.root, id));
+        let built = disk::leaving_place(&self.root, id);
         if at(from.try_exists(), "look at", &from)? {
+            let rebuilt = match self.with_room(|_| left.rebuild(&built, id)) {
+                // What is set aside can still be salvaged by hand.
+                Err(Fault::Full(_) | Fault::Broken(_)) => false,
+                rebuilt => rebuilt?,
+            };
             disk::delete(&to)?;
             at(fs::rename(&from, &to), "set aside", &from)?;
+            if rebuilt {
+                at(fs::rename(&built, &from), "put back", &built)?;
+            }
             disk::sync_dir(&disk::epoch_place(&self.root, id))?;
             disk::sync_dir(&self.root)?;
+            disk::delete(&built)?;
             let _ = fs::remove_dir(disk::epoch_place(&self.root, id));
             tracing::error!(dir = %from.display(), to = %to.display(), why, "spool: damaged directory set aside");
         }
-        self.trim_kept(self.reserve.kept)
+        self.trim_kept(self.reserve.kept)?;
+        if at(from.try_exists(), "look at", &from)? {
+            self.measure(id);
+            return Ok(());
+        }
+        Err(Fault::Broken(why.to_owned()))
     }
 
-    /// An open database of the directory; damaged ones are set aside.
+    /// Opens a directory that must be there. A damaged one is repaired.
+    fn open_whole(&mut self, id: DirId) -> Result<Database, Fault> {
+        let path = disk::place(&self.root, id);
+        // Before sled, which destroys what it does not understand.
+        let left = Salvage::of(&path)?;
+        let holes = || Fault::Broken("something that was committed is not whole".into());
+        let news = database::begun(&path)? && !salvage::is_salvaged(&path);
+        let opened = if news && left.has_holes(id.first) {
+            Err(holes())
+        } else {
+            self.with_room(|this| Database::open(&this.root, id)).and_then(|db| {
+                let whole = !news || db.index().is_ok_and(|index| !db.has_holes(&index));
+                if whole {
+                    return Ok(db);
+                }
+                close(Some(db));
+                Err(holes())
+            })
+        };
+        match opened {
+            Err(Fault::Broken(why)) => {
+                self.repair(id, &left, &why)?;
+                self.with_room(|this| Database::open(&this.root, id))
+            }
+            opened => opened,
+        }
+    }
+
+    /// An open database of the directory.
     fn opened(&mut self, id: DirId) -> Result<&Database, Fault> {
         let active = self.active.as_ref().is_some_and(|db| db.id() == id);
         if !active && self.reading.as_ref().is_none_or(|db| db.id() != id) {
             close(self.reading.take());
             self.in_place()?;
-            match self.with_room(|this| Database::open(&this.root, id)) {
-                Ok(db) => self.reading = Some(db),
-                Err(Fault::Broken(why)) => {
-                    self.give_up(id, &why)?;
-                    return Err(Fault::Broken(why));
-                }
-                Err(fault) => return Err(fault),
-            }
+            self.reading = Some(self.open_whole(id)?);
         }
         if !active {
             self.idle = 0;
@@ -289,9 +242,10 @@ impl SledStore {
         }
         let mut db = match self.reading.take_if(|db| db.id() == id) {
             Some(db) => db,
+            None if database::begun(&disk::place(&self.root, id))? => self.open_whole(id)?,
             None => match Database::create(&self.root, id) {
                 // Nothing was ever committed into it: begin again.
-                Err(Fault::Broken(_)) if !database::begun(&disk::place(&self.root, id))? => {
+                Err(Fault::Broken(_)) => {
                     disk::remove(&self.root, id)?;
                     Database::create(&self.root, id)?
                 }
@@ -320,8 +274,9 @@ impl SledStore {
                 if was_open {
                     return Err(Fault::Unavailable(why));
                 }
-                self.give_up(commit.dir, &why)?;
-                Err(Fault::Broken(why))
+                let left = Salvage::of(&disk::place(&self.root, commit.dir))?;
+                self.repair(commit.dir, &left, &why)?;
+                Err(Fault::Unavailable(why))
             }
             Err(fault) => {
                 self.close(commit.dir);
@@ -337,16 +292,11 @@ impl SledStore {
         if let (false, Some(last)) = (want_state, database::left(&path)) {
             return Ok(Some(Survey { last, state: None }));
         }
-        let db = self.with_room(|this| Database::open(&this.root, id))?;
-        let state = db.state()?;
-        let last = match (db.last(), &state) {
-            (Some(last), Some(_)) => last,
-            // Without a state record it is worth keeping for its records only.
-            (last, _) => match db.index()?.last() {
-                Some(entry) => last.unwrap_or(entry.seq),
-                None if db.begun() => {
-                    return Err(Fault::Broken("neither its state record nor a record is whole".into()));
-                }
+        let db = self.open_whole(id)?;
+        let last = match db.last() {
+            Some(last) => last,
+            None => match db.index()?.last() {
+                Some(entry) => entry.seq,
                 None => {
                     close(Some(db));
                     self.with_room(|this| disk::remove(&this.root, id))?;
@@ -354,6 +304,7 @@ impl SledStore {
                 }
             },
         };
+        let state = db.state()?;
         close(if self.reading.is_none() { self.reading.replace(db) } else { Some(db) });
         Ok(Some(Survey { last, state: state.filter(|_| want_state) }))
     }
@@ -395,11 +346,7 @@ impl Store for SledStore {
                     }
                     survey.last.min(below.unwrap_or(u64::MAX))
                 }
-                Err(Fault::Broken(why)) => {
-                    self.give_up(id, &why)?;
-                    found.set_aside.push(id);
-                    continue;
-                }
+                Err(Fault::Broken(_)) => continue,
                 // Without its state record nothing can go on; a mere reader of old records waits for the disk.
                 Err(fault) if found.state.is_none() => return Err(fault.into()),
                 Err(fault) => {
@@ -412,8 +359,9 @@ impl Store for SledStore {
             next = Some(id);
         }
         found.dirs.reverse();
-        found.set_aside.reverse();
         self.trim_kept(self.reserve.kept)?;
+        // An earlier start may have set one aside and then come to no commit.
+        found.set_aside = disk::set_aside(&self.root)?.iter().filter_map(|path| disk::bad_path_id(path)).collect();
         found.usage = self.usage();
         Ok(found)
     }
@@ -436,13 +384,7 @@ impl Store for SledStore {
 
     fn load(&mut self, dir: DirId) -> Result<Vec<IndexEntry>, StoreError> {
         let db = self.opened(dir)?;
-        let (index, last) = (db.index(), db.last());
-        let nothing = index.as_ref().is_ok_and(Vec::is_empty) && last.is_none_or(|last| last >= dir.first);
-        if nothing && db.begun() {
-            let why = "none of its records is whole";
-            self.give_up(dir, why)?;
-            return Err(StoreError::Damaged(why.into()));
-        }
+        let index = db.index();
         Ok(index.inspect_err(|_| self.close(dir))?)
     }
 

@@ -149,7 +149,7 @@ fn damage_costs_its_own_directory_at_most() {
     // So many of each kind; tests/soak says more.
     let each =
         std::env::var("TRIBUTARY_DAMAGES").map_or(20, |text| text.parse().expect("TRIBUTARY_DAMAGES is a number"));
-    let mut lost = 0;
+    let mut lost: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in 0..KINDS * each {
         let scratch = TempDir::new().expect("a directory");
         copy(healthy.path(), scratch.path());
@@ -166,7 +166,8 @@ fn damage_costs_its_own_directory_at_most() {
             assert_eq!(whole.get(&first), Some(&40), "{what}: a neighbour suffered: {whole:?} {found:?}");
         }
         let left = whole.get(&hit).copied().unwrap_or(0);
-        lost += 40 - left;
+        if left < 40 {}
+        *lost.entry(said).or_default() += 40 - left;
         if hit != 81 {
             assert_eq!(found.state.as_deref(), Some(&b"state after 120"[..]), "{what}");
         } else {
@@ -177,11 +178,12 @@ fn damage_costs_its_own_directory_at_most() {
             assert!(last == Some(120) || state == b"state after 80", "{what}");
         }
     }
-    println!(
-        "{each} damages of {KINDS} kinds: {lost} of {} records in the damaged directories lost",
-        KINDS * each * 40
-    );
-    assert!(lost > 0, "the damage must be able to do damage");
+    println!("records lost, by kind, of {} in the damaged directories of each: {lost:?}", each * 40);
+    assert!(lost["zeroed"] > 0, "the damage must be able to do damage");
+    // Found again in the raw bytes, whatever sled makes of them.
+    for small in ["a bit flipped", "a page zeroed", "16 bytes changed"] {
+        assert!(lost[small] * 20 <= each as usize * 40, "{small}: {lost:?}");
+    }
 }
 
 #[test]
@@ -231,7 +233,7 @@ fn what_is_set_aside_has_a_ceiling() {
     }
     let mut store = open(root.path());
     let found = store.recover().expect("recovers");
-    assert_eq!(found.set_aside.len(), KEPT + 3);
+    assert_eq!(found.set_aside.len(), KEPT);
     assert_eq!(found.dirs, vec![(dir(KEPT as u64 + 4), KEPT as u64 + 4)]);
     assert_eq!(found.usage.quarantined, KEPT as u64);
     let kept = fs::read_dir(root.path()).expect("lists");
@@ -317,12 +319,12 @@ fn a_newer_format_is_left_alone() {
     let line = |format: &str| {
         format!("{format} {:08x}\n", crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(format.as_bytes()))
     };
-    assert_eq!(fs::read_to_string(&path).expect("reads"), line("sled 1"));
+    assert_eq!(fs::read_to_string(&path).expect("reads"), line("sled 2"));
     fs::write(&path, line("log 2")).expect("writes");
     let Err(StoreError::Unavailable(text)) = SledStore::open(root.path(), Reserve::default()).map(drop) else {
         panic!("opened")
     };
-    assert!(text.contains("log 2") && text.contains("sled 1"), "{text}");
+    assert!(text.contains("log 2") && text.contains("sled 2"), "{text}");
     fs::write(&path, "sled 7 00000000\n").expect("writes");
     assert_eq!(open(root.path()).recover().expect("damage to the line is no other version").dirs.len(), 3);
 }

@@ -200,7 +200,7 @@ fn resume(config: Config, now: Mono, found: &Recovered, state: state::State) -> 
         spool.load(dir);
     }
     spool.condemn_finished();
-    let in_doubt = found.set_aside.iter().max() > present.last();
+    let in_doubt = found.set_aside.iter().max().is_some_and(|dir| Some(dir) >= present.last());
     Started { spool, ledger, losses, state: Some(state), in_doubt }
 }
 

@@ -53,10 +53,25 @@ const _: () = assert!(17 * (parts::ENTRY + parts::KEY) < SEGMENT / 4);
 
 /// The state record in force, as found or committed.
 #[derive(Clone, Copy, Debug)]
-struct Stamp {
-    generation: u64,
-    catalog: u64,
-    last: u64,
+pub(super) struct Stamp {
+    pub(super) generation: u64,
+    pub(super) catalog: u64,
+    pub(super) last: u64,
+}
+
+/// A state record as it lies in its slot: last seq u64 BE · generation of its catalogue u64 BE · the record.
+pub(super) struct Found {
+    pub(super) stamp: Stamp,
+    pub(super) state: Vec<u8>,
+}
+
+impl Found {
+    pub(super) fn parse(generation: u64, value: &[u8]) -> Option<Self> {
+        let (last, rest) = value.split_first_chunk()?;
+        let (catalog, state) = rest.split_first_chunk()?;
+        let stamp = Stamp { generation, catalog: u64::from_be_bytes(*catalog), last: u64::from_be_bytes(*last) };
+        Some(Self { stamp, state: state.to_vec() })
+    }
 }
 
 /// A state record, and the catalogue it names if that is whole.
@@ -67,9 +82,9 @@ pub(super) struct State {
 
 /// The last commit that ended, as noted beside the database.
 #[derive(Clone, Copy, Debug)]
-struct Mark {
-    generation: u64,
-    last: u64,
+pub(super) struct Mark {
+    pub(super) generation: u64,
+    pub(super) last: u64,
     /// No commit followed, and the mark is durable.
     left: bool,
 }
@@ -91,7 +106,7 @@ impl Mark {
         bytes
     }
 
-    fn read(dir: &Path) -> Option<Self> {
+    pub(super) fn read(dir: &Path) -> Option<Self> {
         let bytes: [u8; MARK] = fs::read(Self::path(dir)).ok()?.try_into().ok()?;
         let number = |from: usize| bytes[from..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
         let mark = Self { generation: number(0)?, last: number(8)?, left: bytes[16] == 1 };
@@ -152,25 +167,24 @@ impl Database {
         let mark = if begun { Some(at(File::options().write(true).open(&mark), "open", &mark)?) } else { None };
         let mut this = Self { id, path, db, file, mark, stamp: None };
         this.sync()?;
-        this.stamp = this.find_stamp()?;
+        match this.find_stamp() {
+            Ok(stamp) => this.stamp = stamp,
+            Err(fault) => {
+                super::close(Some(this));
+                return Err(fault);
+            }
+        }
         Ok(this)
     }
 
-    /// Where the database stands by its own state record and by the mark beside it.
+    /// Where the database stands by its own state record, if that is as new as the mark beside it says.
     fn find_stamp(&self) -> Result<Option<Stamp>, Fault> {
-        let state = self.newest_state()?.map(|(stamp, _)| stamp);
-        let Some(mark) = Mark::read(&self.path) else { return Ok(state) };
-        let Some(state) = state else {
-            return Ok(Some(Stamp { generation: mark.generation, catalog: 0, last: mark.last }));
-        };
-        let behind = mark.generation.saturating_sub(state.generation);
-        if behind > 0 {
-            let (dir, has) = (self.path.display(), state.last);
-            tracing::error!(%dir, has, had = mark.last, "spool: the end of a directory is damaged, what it had is lost");
+        let state = self.newest_state()?.map(|found| found.stamp);
+        let marked = Mark::read(&self.path).map(|mark| mark.generation);
+        if self.begun() && state.is_none() || state.map(|state| state.generation) < marked {
+            return Err(Fault::Broken(format!("{}: its last commit is not there", self.path.display())));
         }
-        // An even step: the next state record goes into the slot that the one found does not lie in.
-        let generation = state.generation.saturating_add(behind.div_ceil(2).saturating_mul(2));
-        Ok(Some(Stamp { generation, last: state.last.max(mark.last), ..state }))
+        Ok(state)
     }
 
     pub(super) fn id(&self) -> DirId {
@@ -178,13 +192,24 @@ impl Database {
     }
 
     /// Whether a commit into it has ever ended.
-    pub(super) fn begun(&self) -> bool {
+    fn begun(&self) -> bool {
         self.mark.is_some()
     }
 
     /// Last seq committed; `None` if neither a state record nor the mark is whole.
     pub(super) fn last(&self) -> Option<u64> {
         self.stamp.map(|stamp| stamp.last)
+    }
+
+    /// Goes on after so many commits, the last of them with this seq, that are no longer there.
+    pub(super) fn resume_at(&mut self, generation: u64, last: Option<u64>) {
+        self.stamp = last.map(|last| Stamp { generation, catalog: 0, last });
+    }
+
+    /// Whether a record that was committed is not whole.
+    pub(super) fn has_holes(&self, index: &[IndexEntry]) -> bool {
+        let last = self.last().unwrap_or_else(|| self.id.first.saturating_sub(1));
+        (index.len() as u64) < last.saturating_add(1).saturating_sub(self.id.first)
     }
 
     /// Takes away what a commit that never ended left above the last seq, and the note that the directory was left.
@@ -294,7 +319,9 @@ impl Database {
 
     /// The state record in force, and the catalogue it names, if whole.
     pub(super) fn state(&self) -> Result<Option<State>, Fault> {
-        let Some((stamp, state)) = self.newest_state()? else { return Ok(None) };
+        let Some(Found { stamp, state }) = self.newest_state()?.filter(|found| !found.state.is_empty()) else {
+            return Ok(None);
+        };
         let catalog = match self.get(Kind::Catalog, stamp.catalog % 2) {
             Err(Fault::Broken(_)) => None,
             catalog => catalog?,
@@ -303,21 +330,16 @@ impl Database {
         Ok(Some(State { state, catalog }))
     }
 
-    fn newest_state(&self) -> Result<Option<(Stamp, Vec<u8>)>, Fault> {
-        let mut newest: Option<(Stamp, Vec<u8>)> = None;
+    fn newest_state(&self) -> Result<Option<Found>, Fault> {
+        let mut newest: Option<Found> = None;
         for slot in 0..2 {
             // Damage in one slot leaves the other.
-            let found = match self.get(Kind::State, slot) {
+            let value = match self.get(Kind::State, slot) {
                 Err(Fault::Broken(_)) => None,
-                found => found?,
+                value => value?,
             };
-            let Some((generation, bytes)) = found else { continue };
-            let Some((last, rest)) = bytes.split_first_chunk() else { continue };
-            let Some((catalog, state)) = rest.split_first_chunk() else { continue };
-            let stamp = Stamp { generation, catalog: u64::from_be_bytes(*catalog), last: u64::from_be_bytes(*last) };
-            if newest.as_ref().is_none_or(|(other, _)| other.generation < generation) {
-                newest = Some((stamp, state.to_vec()));
-            }
+            let found = value.and_then(|(generation, value)| Found::parse(generation, &value));
+            newest = [newest, found].into_iter().flatten().max_by_key(|found| found.stamp.generation);
         }
         Ok(newest)
     }

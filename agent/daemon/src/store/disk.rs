@@ -6,7 +6,7 @@
 //!     lock                         held while an agent uses the spool
 //!     ballast                      space that can be given up when the disk is full
 //!     <epoch:016x>/<first:016x>/   a directory of the spool
-//!     <epoch:016x>/x<first:016x>/  one on its way out
+//!     <epoch:016x>/x<first:016x>/  one on its way out, or not yet whole
 //!     bad-<epoch>-<first>/         one that could not be read, kept for the owner
 //!     refused/<epoch>-<seq>        a refused record, kept for the owner
 //! ```
@@ -69,6 +69,11 @@ pub(super) fn epoch_place(root: &Path, id: DirId) -> PathBuf {
     root.join(format!("{:016x}", id.epoch))
 }
 
+/// Where a directory is on its way out, or a new one on its way in: deleted at the next start.
+pub(super) fn leaving_place(root: &Path, id: DirId) -> PathBuf {
+    epoch_place(root, id).join(format!("x{:016x}", id.first))
+}
+
 /// Where a directory that cannot be read is set aside.
 pub(super) fn bad_place(root: &Path, id: DirId) -> PathBuf {
     root.join(format!("bad-{:016x}-{:016x}", id.epoch, id.first))
@@ -124,6 +129,10 @@ pub(super) fn bad_id(name: &str) -> Option<DirId> {
     Some(DirId { epoch: hex(epoch)?, first: hex(first)? })
 }
 
+pub(super) fn bad_path_id(path: &Path) -> Option<DirId> {
+    path.file_name().and_then(|name| bad_id(&name.to_string_lossy()))
+}
+
 /// Directories set aside, oldest first.
 pub(super) fn set_aside(root: &Path) -> Result<Vec<PathBuf>, Fault> {
     let mut found: Vec<_> =
@@ -175,8 +184,7 @@ pub(super) fn free(root: &Path) -> Result<u64, Fault> {
 /// Takes a directory out of the spool in one step and then deletes it. After the rename is durable it is gone, whatever
 /// happens; the deletion itself needs no sync, the next start finishes it.
 pub(super) fn remove(root: &Path, id: DirId) -> Result<(), Fault> {
-    let (from, epoch) = (place(root, id), epoch_place(root, id));
-    let to = epoch.join(format!("x{:016x}", id.first));
+    let (from, to, epoch) = (place(root, id), leaving_place(root, id), epoch_place(root, id));
     delete(&to)?;
     match fs::rename(&from, &to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -2,10 +2,12 @@
 //!
 //! Nothing of it is changed. Opening a sled database may write, so each directory (some 10 MB) is copied to a temporary
 //! place first and opened there; what an agent would set aside at its start is only named here. Directories that were
-//! set aside before, `bad-…`, are read as far as their checksums hold.
+//! set aside before, `bad-…`, are read as far as their checksums hold. Where sled does not find all that was committed, the
+//! raw bytes are looked through for the rest.
 //!
 //! A spool that an agent holds is refused: what it writes meanwhile would look like damage.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,6 +17,7 @@ use tributary_core::store::{DirId, StoreError};
 
 use super::database::Database;
 use super::disk::{self, at};
+use super::salvage::Salvage;
 
 /// The directories of a spool, those set aside included, oldest first within each.
 #[derive(Debug)]
@@ -86,8 +89,7 @@ impl Look {
         let listing = disk::list(root)?;
         let mut places: Vec<_> = listing.dirs.into_iter().map(|id| (id, disk::place(root, id), false)).collect();
         for path in disk::set_aside(root)? {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            places.extend(disk::bad_id(&name).map(|id| (id, path, true)));
+            places.extend(disk::bad_path_id(&path).map(|id| (id, path, true)));
         }
         let mut refused: Vec<_> = disk::entries(&root.join("refused"))?.into_iter().map(|(_, path)| path).collect();
         refused.sort_unstable();
@@ -120,6 +122,14 @@ impl Look {
 
     fn read(&self, path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
         copy(path, &self.scratch)?;
+        let read = self.read_database(found);
+        if read.is_err() || !found.missing().is_empty() {
+            read_rest(path, found)?;
+        }
+        read
+    }
+
+    fn read_database(&self, found: &mut Directory) -> Result<(), disk::Fault> {
         let db = Database::open_there(self.scratch.clone(), found.id)?;
         let read = (|| {
             found.state = db.state()?.map(|state| (state.state, state.catalog));
@@ -136,6 +146,22 @@ impl Look {
         super::close(Some(db));
         read
     }
+}
+
+/// Adds what the raw bytes hold beside what the database gave.
+fn read_rest(path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
+    let rest = Salvage::of(path)?;
+    found.last = found.last.max(rest.last());
+    if found.state.is_none() {
+        let (state, catalog) = rest.state();
+        found.state = state.map(|state| (state, catalog));
+    }
+    let known: BTreeSet<u64> = found.records.iter().map(|(seq, _)| *seq).collect();
+    for seq in rest.seqs().into_iter().filter(|seq| !known.contains(seq)) {
+        found.records.extend(rest.record(seq).map(|record| (seq, record)));
+    }
+    found.records.sort_unstable_by_key(|(seq, _)| *seq);
+    Ok(())
 }
 
 impl Drop for Look {

@@ -5,11 +5,14 @@
 //!
 //! ```text
 //! key    kind u8 · id u64 BE · part u16 BE
-//! value  version u8 · count u16 BE · tag u64 BE · crc32c u32 BE · piece of the value
+//! value  version u8 · the key again · count u16 BE · tag u64 BE · length u16 BE · crc32c u32 BE · piece of the value
 //! ```
 //!
+//! An entry says by itself what it is and how long, so that it is found without sled in what is left of a file
+//! ([`find`]).
+//!
 //! Invariants:
-//! 1. The checksum covers the key, the head and the piece: an entry that moved to another key is damage too.
+//! 1. The checksum covers the head, with the key in it, and the piece: an entry that moved to another key is damage too.
 //! 2. A value is whole only if parts 0 … count − 1 are all there and bear one tag. For a record the tag is its length
 //!    and checksum, for a state record or catalogue its generation; so parts of two writings never mix.
 //! 3. Entries from `count` on are remains of an older, longer value and mean nothing.
@@ -18,15 +21,15 @@ use crc::{CRC_32_ISCSI, Crc};
 
 /// Largest entry in bytes, head included.
 pub(super) const ENTRY: usize = 4096;
-const HEAD: usize = 1 + 2 + 8 + 4;
+const HEAD: usize = 1 + KEY + 2 + 8 + 2 + 4;
 const PIECE: usize = ENTRY - HEAD;
 /// Bytes of a key.
 pub(super) const KEY: usize = 1 + 8 + 2;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 /// What a value is; the first byte of its keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Kind {
     /// A catalogue; id = slot.
@@ -54,17 +57,17 @@ pub(super) fn prefix(kind: Kind, id: u64) -> [u8; KEY - 2] {
     prefix
 }
 
-fn key(kind: Kind, id: u64, part: u16) -> [u8; KEY] {
+pub(super) fn key(kind: Kind, id: u64, part: u16) -> [u8; KEY] {
     let mut key = [0; KEY];
     key[..KEY - 2].copy_from_slice(&prefix(kind, id));
     key[KEY - 2..].copy_from_slice(&part.to_be_bytes());
     key
 }
 
-fn checksum(key: &[u8], head: &[u8], piece: &[u8]) -> u32 {
+/// `covered` is the head without the checksum itself.
+fn checksum(covered: &[u8], piece: &[u8]) -> u32 {
     let mut digest = CRC.digest();
-    digest.update(key);
-    digest.update(head);
+    digest.update(covered);
     digest.update(piece);
     digest.finalize()
 }
@@ -83,9 +86,11 @@ pub(super) fn split(
         let key = key(kind, id, part);
         let mut entry = Vec::with_capacity(HEAD + piece.len());
         entry.push(VERSION);
+        entry.extend_from_slice(&key);
         entry.extend_from_slice(&count.to_be_bytes());
         entry.extend_from_slice(&tag.to_be_bytes());
-        let crc = checksum(&key, &entry, piece);
+        entry.extend_from_slice(&(piece.len() as u16).to_be_bytes());
+        let crc = checksum(&entry, piece);
         entry.extend_from_slice(&crc.to_be_bytes());
         entry.extend_from_slice(piece);
         (key, entry)
@@ -106,35 +111,62 @@ impl Join {
     /// Takes the next entry; gives `(id, tag, value)` when it was the last part of a whole value. Damaged, foreign or
     /// left-over entries are passed over.
     pub(super) fn take(&mut self, key: &[u8], entry: &[u8]) -> Option<(u64, u64, &[u8])> {
-        let (id, part) = parse_key(key)?;
+        let id = key.get(1..)?.first_chunk().map(|id| u64::from_be_bytes(*id))?;
         if self.id != Some(id) {
             *self = Self { id: Some(id), value: std::mem::take(&mut self.value), ..Self::default() };
             self.value.clear();
         }
-        let (count, tag, piece) = parse_entry(key, entry)?;
-        if part != self.next || (part != 0 && (count, tag) != (self.count, self.tag)) || part >= count {
+        let found = Entry::parse(entry).filter(|found| found.key() == key && found.bytes == entry.len())?;
+        let Entry { part, count, tag, .. } = found;
+        if part != self.next || (part != 0 && (count, tag) != (self.count, self.tag)) {
             return None;
         }
         (self.count, self.tag, self.next) = (count, tag, part + 1);
-        self.value.extend_from_slice(piece);
+        self.value.extend_from_slice(entry.get(HEAD..)?);
         (self.next == self.count).then_some((id, tag, &self.value))
     }
 }
 
-fn parse_key(key: &[u8]) -> Option<(u64, u16)> {
-    let (id, part) = key.get(1..)?.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*id), u16::from_be_bytes(part.try_into().ok()?)))
+/// What an entry says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) id: u64,
+    pub(super) part: u16,
+    pub(super) count: u16,
+    pub(super) tag: u64,
+    /// Head included.
+    pub(super) bytes: usize,
 }
 
-fn parse_entry<'a>(key: &[u8], entry: &'a [u8]) -> Option<(u16, u64, &'a [u8])> {
-    let (head, piece) = entry.split_first_chunk::<HEAD>()?;
-    let (covered, crc) = head.split_first_chunk::<{ HEAD - 4 }>()?;
-    if covered[0] != VERSION || checksum(key, covered, piece).to_be_bytes() != *crc {
-        return None;
+impl Entry {
+    /// The entry that `bytes` begin with; `None` if they do not begin with one that is whole.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
+        let kind = match head[1] {
+            b'c' => Kind::Catalog,
+            b'r' => Kind::Record,
+            b's' => Kind::State,
+            _ => return None,
+        };
+        let long = |from: usize| head[from..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        let short = |from: usize| head[from..].first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
+        let (id, part, count, tag, length) = (long(2)?, short(10)?, short(12)?, long(14)?, short(22)?);
+        let piece = rest.get(..usize::from(length))?;
+        let (covered, crc) = head.split_last_chunk::<4>()?;
+        let whole = head[0] == VERSION && part < count && checksum(covered, piece).to_be_bytes() == *crc;
+        whole.then_some(Self { kind, id, part, count, tag, bytes: HEAD + piece.len() })
     }
-    let count = u16::from_be_bytes([covered[1], covered[2]]);
-    let tag = u64::from_be_bytes(*covered.get(3..)?.first_chunk()?);
-    Some((count, tag, piece))
+
+    fn key(&self) -> [u8; KEY] {
+        key(self.kind, self.id, self.part)
+    }
+}
+
+/// Every whole entry in `bytes`, whatever lies between them, with its place.
+pub(super) fn find(bytes: &[u8]) -> impl Iterator<Item = (usize, Entry)> + '_ {
+    let begins = bytes.iter().enumerate().filter(|(_, byte)| **byte == VERSION);
+    begins.filter_map(|(at, _)| Entry::parse(bytes.get(at..)?).map(|entry| (at, entry)))
 }
 
 #[cfg(test)]
