@@ -148,6 +148,9 @@ pub enum StoreError {
     /// The disk is read-only, gone, or failed to read or write. Tried again later.
     #[error("the disk cannot be used: {0}")]
     Unavailable(String),
+    /// The spool is another's: held by another agent, or written by another version. No waiting mends it.
+    #[error("the spool is not ours: {0}")]
+    Foreign(String),
     /// The directory's own data is damaged. Set aside, never tried again.
     #[error("the spool is damaged: {0}")]
     Damaged(String),

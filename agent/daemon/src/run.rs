@@ -11,6 +11,8 @@
 //! deadline. It holds no rule of any stage. Every channel is bounded; what would block has a thread or task of its own.
 
 use std::collections::VecDeque;
+use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tributary_core::pipeline::{self, Now, Output, Pipeline};
-use tributary_core::store::{Store, StoreCommand, StoreError, StoreReply};
+use tributary_core::store::{Recovered, Store, StoreCommand, StoreError, StoreReply};
 use tributary_protocols::reading::Poll;
 use tributary_protocols::time::{Clock, Mono};
 
@@ -38,6 +40,8 @@ const COMMANDS: usize = 16;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Polls taken in before anything else is done.
 const AT_ONCE: usize = 256;
+/// How often a spool that cannot be opened is tried again.
+const SPOOL_RETRY: Duration = Duration::from_secs(2);
 /// Drivers get this long to end.
 const DRIVERS_END: Duration = Duration::from_millis(300);
 /// A clean stop has this long to send what it can, of the 5 s in all.
@@ -115,10 +119,13 @@ fn signal() -> Result<impl Future<Output = ()>, RunError> {
 pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     field::install_crypto();
     let clock = SystemClock::new();
+    let mut shutdown = std::pin::pin!(shutdown);
     let root = config.agent.state_dir.join("spool");
-    let spool_error = |source| RunError::Spool { dir: root.display().to_string(), source };
-    let mut store = SledStore::open(&root, Reserve::default()).map_err(spool_error)?;
-    let found = store.recover().map_err(spool_error)?;
+    let (store, found) = tokio::select! {
+        biased;
+        opened = open_spool(&root) => opened.map_err(|source| RunError::Spool { dir: root.display().to_string(), source })?,
+        () = &mut shutdown => return Ok(()),
+    };
     let socket = config.agent.socket();
     let listener =
         socket::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
@@ -126,6 +133,27 @@ pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let outcome = agent.run(listener, shutdown).await;
     let _ = std::fs::remove_file(&socket);
     outcome
+}
+
+/// Opens the spool, and waits for a disk that cannot be used: a restart would not mend it. Until then nothing is polled,
+/// for without the state record no reading has a name; the next start counts what was due.
+async fn open_spool(root: &Path) -> Result<(SledStore, Recovered), StoreError> {
+    let mut told = None;
+    loop {
+        let opened =
+            SledStore::open(root, Reserve::default()).and_then(|mut store| store.recover().map(|found| (store, found)));
+        let error = match opened {
+            Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) => error,
+            opened => return opened,
+        };
+        if told.as_ref() != Some(&error) {
+            tracing::error!(dir = %root.display(), %error, "the spool cannot be opened: nothing is polled until it can, it is tried again");
+            let status = format!("waits for its spool: {error}");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
+            told = Some(error);
+        }
+        tokio::time::sleep(SPOOL_RETRY).await;
+    }
 }
 
 /// Everything the loop owns.
@@ -151,12 +179,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(
-        config: Config,
-        clock: SystemClock,
-        store: SledStore,
-        found: tributary_core::store::Recovered,
-    ) -> Result<Self, RunError> {
+    fn new(config: Config, clock: SystemClock, store: SledStore, found: Recovered) -> Result<Self, RunError> {
         let (mono, wall) = clock.both();
         let now = Now { mono, wall };
         let status = status::Source::new(&config);
@@ -223,12 +246,15 @@ impl Agent {
         self.pipeline.handle_clock(now, quality, 0);
     }
 
-    async fn run(&mut self, listener: UnixListener, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    async fn run(
+        &mut self,
+        listener: UnixListener,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), RunError> {
         let (wishes, mut wished) = mpsc::channel::<Wish>(8);
         tokio::spawn(socket::serve(listener, wishes));
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("runs")]);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
-        let mut shutdown = std::pin::pin!(shutdown);
         // When the drivers must have ended, once a stop was asked for.
         let mut drivers_end: Option<Mono> = None;
         let (mut polling, mut listening, mut stopping) = (true, true, false);

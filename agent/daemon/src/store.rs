@@ -89,8 +89,8 @@ impl SledStore {
     /// [`recover`](Store::recover).
     ///
     /// # Errors
-    /// `Unavailable` if another agent holds it, if it was written by another version, or if it cannot be written;
-    /// `Full`.
+    /// `Foreign` if another agent holds it or if it was written by another version; `Unavailable` if it cannot be
+    /// written; `Full`.
     pub fn open(root: &Path, reserve: Reserve) -> Result<Self, StoreError> {
         if !root.is_dir() {
             at(fs::create_dir_all(root), "make", root)?;
@@ -103,7 +103,7 @@ impl SledStore {
             Err(TryLockError::WouldBlock) => {
                 let text =
                     format!("another agent uses the spool {}; each needs a state_dir of its own", root.display());
-                return Err(StoreError::Unavailable(text));
+                return Err(StoreError::Foreign(text));
             }
             Err(TryLockError::Error(error)) => Err(disk::sort(&error, "lock the spool"))?,
         }
@@ -433,7 +433,7 @@ fn check_format(root: &Path) -> Result<(), Fault> {
     let format = found.trim_end().rsplit_once(' ').map_or("", |(format, _)| format);
     if found == line(format) {
         let text = format!("the spool {} has format `{format}`; this version reads `{FORMAT}`", root.display());
-        return Err(Fault::Unavailable(text));
+        return Err(Fault::Foreign(text));
     }
     disk::write_synced(&path, line(FORMAT).as_bytes())?;
     disk::sync_dir(root)

@@ -305,7 +305,7 @@ fn a_second_agent_is_refused_at_once() {
     let root = TempDir::new().expect("a directory");
     let first = open(root.path());
     let second = SledStore::open(root.path(), Reserve::default());
-    let Err(StoreError::Unavailable(text)) = second.map(drop) else { panic!("two agents on one spool") };
+    let Err(StoreError::Foreign(text)) = second.map(drop) else { panic!("two agents on one spool") };
     assert!(text.contains("another agent"), "{text}");
     drop(first);
     open(root.path());
@@ -321,7 +321,7 @@ fn a_newer_format_is_left_alone() {
     };
     assert_eq!(fs::read_to_string(&path).expect("reads"), line("sled 2"));
     fs::write(&path, line("log 2")).expect("writes");
-    let Err(StoreError::Unavailable(text)) = SledStore::open(root.path(), Reserve::default()).map(drop) else {
+    let Err(StoreError::Foreign(text)) = SledStore::open(root.path(), Reserve::default()).map(drop) else {
         panic!("opened")
     };
     assert!(text.contains("log 2") && text.contains("sled 2"), "{text}");

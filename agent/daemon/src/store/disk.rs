@@ -29,6 +29,8 @@ pub(super) enum Fault {
     Full(String),
     /// The disk failed; never taken for damage of the data.
     Unavailable(String),
+    /// Written by another version.
+    Foreign(String),
     /// The data is damaged, or sled panicked over it.
     Broken(String),
 }
@@ -38,6 +40,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::Full(text) => Self::Full(text),
             Fault::Locked(text) | Fault::Unavailable(text) => Self::Unavailable(text),
+            Fault::Foreign(text) => Self::Foreign(text),
             Fault::Broken(text) => Self::Damaged(text),
         }
     }

@@ -71,7 +71,7 @@ impl Look {
     /// Looks into the spool at `root`.
     ///
     /// # Errors
-    /// `Unavailable` if there is none, if an agent holds it, or if no copy can be made.
+    /// `Foreign` if an agent holds it; `Unavailable` if there is none, or if no copy can be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         if !root.is_dir() {
             return Err(StoreError::Unavailable(format!("there is no spool at {}", root.display())));
@@ -84,7 +84,7 @@ impl Look {
         };
         if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock) {
             let text = format!("an agent uses the spool {}: stop it, or look into a copy", root.display());
-            return Err(StoreError::Unavailable(text));
+            return Err(StoreError::Foreign(text));
         }
         let listing = disk::list(root)?;
         let mut places: Vec<_> = listing.dirs.into_iter().map(|id| (id, disk::place(root, id), false)).collect();
