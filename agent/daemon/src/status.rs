@@ -128,6 +128,8 @@ pub struct Spool {
     pub oldest_ms: Option<u64>,
     /// Refused batches and damaged folders kept for the owner.
     pub quarantined: u64,
+    /// Why it cannot be written, while it cannot.
+    pub last_error: Option<String>,
 }
 
 /// A bus.

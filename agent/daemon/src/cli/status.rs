@@ -76,6 +76,9 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
         s.acked_seq,
         s.spool.quarantined
     )?;
+    if let Some(error) = &s.spool.last_error {
+        writeln!(out, "         {}", printable(error))?;
+    }
     let l = &s.ledger;
     let law = if l.balances() { "" } else { "   <- DOES NOT BALANCE: please report this" };
     writeln!(

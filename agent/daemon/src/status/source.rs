@@ -72,6 +72,7 @@ impl Source {
                 records: spool.backlog(),
                 oldest_ms: spool.oldest().map(|oldest| now.wall.0.saturating_sub(oldest.0).max(0).unsigned_abs()),
                 quarantined: usage.quarantined,
+                last_error: spool.failing().map(ToString::to_string),
             },
             catalog_rev: pipeline.catalog_rev(),
             config_sha256: self.config_sha256.clone(),
