@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod broker;
+pub mod disk;
 pub mod evidence;
 pub mod fuzz;
 pub mod hostile_broker;
