@@ -45,7 +45,7 @@ pub use settle::Loading;
 /// Payload that makes the next commit early.
 const COMMIT_BYTES: usize = 64 * 1024;
 /// Payload of a directory before the next is begun.
-const DIR_BYTES: u64 = 4 * 1024 * 1024;
+const DIR_BYTES: u64 = 2 * 1024 * 1024;
 /// Acknowledgements alone make a commit within this time.
 const ACK_COMMIT: Duration = Duration::from_secs(10);
 /// A commit that failed is tried again after this time.
@@ -73,7 +73,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Payload of one directory: a sixteenth of the quota, at most 4 MB.
+    /// Payload of one directory: a sixteenth of the quota, at most 2 MB.
     fn dir_bytes(&self) -> u64 {
         (self.max_disk / 16).clamp(64 * 1024, DIR_BYTES)
     }

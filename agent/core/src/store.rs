@@ -1,7 +1,7 @@
 //! The disk as the pipeline sees it: a few commands, each answered, and the trait that carries them out.
 //!
 //! ```text
-//! spool/<epoch:016x>/<first:016x>/     one directory = one database, about 4 MB of payload, deleted whole
+//! spool/<epoch:016x>/<first:016x>/     one directory = one database, about 2 MB of payload, deleted whole
 //!     record seq …                     sealed batches, keyed by the seq they were stored under
 //!     state                            the newest state record
 //!     catalog                          the newest catalogue

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = args.next().ok_or("spool_cost DIR [BYTES] [PER_SECOND] [SECONDS] [BACKLOG_DIRS] [DIR_KB]")?;
     let mut number = |default: u64| args.next().map_or(Ok(default), |arg| arg.parse());
     let (bytes, rate, seconds, backlog) = (number(1_024)?, number(400)?, number(60)?, number(2)? as usize);
-    let dir_bytes = number(4_096)? << 10;
+    let dir_bytes = number(2_048)? << 10;
     let (per_commit, paced) = if rate == 0 { (400, false) } else { (rate, true) };
 
     let bare = figure("status", "VmRSS");

@@ -123,7 +123,7 @@ pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let root = config.agent.state_dir.join("spool");
     let (store, found) = tokio::select! {
         biased;
-        opened = open_spool(&root) => opened.map_err(|source| RunError::Spool { dir: root.display().to_string(), source })?,
+        opened = open_spool(&root, clock) => opened.map_err(|source| RunError::Spool { dir: root.display().to_string(), source })?,
         () = &mut shutdown => return Ok(()),
     };
     let socket = config.agent.socket();
@@ -137,7 +137,7 @@ pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result
 
 /// Opens the spool, and waits for a disk that cannot be used: a restart would not mend it. Until then nothing is polled,
 /// for without the state record no reading has a name; the next start counts what was due.
-async fn open_spool(root: &Path) -> Result<(SledStore, Recovered), StoreError> {
+async fn open_spool(root: &Path, clock: SystemClock) -> Result<(SledStore, Recovered), StoreError> {
     let mut told = None;
     loop {
         let opened =
@@ -152,7 +152,7 @@ async fn open_spool(root: &Path) -> Result<(SledStore, Recovered), StoreError> {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
             told = Some(error);
         }
-        tokio::time::sleep(SPOOL_RETRY).await;
+        tokio::time::sleep_until(clock.instant(clock.mono() + SPOOL_RETRY).into()).await;
     }
 }
 

@@ -130,6 +130,8 @@ pub struct Spool {
     pub quarantined: u64,
     /// Why it cannot be written, while it cannot.
     pub last_error: Option<String>,
+    /// Bytes that the agent had the disk write since it started, as the kernel counts them; unknown if it does not.
+    pub written_bytes: Option<u64>,
 }
 
 /// A bus.
@@ -264,7 +266,10 @@ mod tests {
         );
         assert_eq!(
             json["spool"],
-            serde_json::json!({ "disk_bytes": 0, "records": 0, "oldest_ms": null, "quarantined": 0 })
+            serde_json::json!({
+                "disk_bytes": 0, "records": 0, "oldest_ms": null, "quarantined": 0, "last_error": null,
+                "written_bytes": null
+            })
         );
         for (value, expected) in [
             (&json["buses"][0], vec!["name", "utilisation", "requests", "timeouts"]),

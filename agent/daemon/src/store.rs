@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Why directories: a sled database never gives space back after an outage (188 MB stay for a drained backlog of
-//! 100 MB), opens in seconds at 1 GB, and is lost whole to one bad page. A directory of 4 MB payload is deleted whole,
+//! 100 MB), opens in seconds at 1 GB, and is lost whole to one bad page. A directory of 2 MB payload is deleted whole,
 //! opens in milliseconds, and is the most that one bad page can cost.
 //!
 //! Invariants beside those of the trait:

@@ -67,14 +67,15 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
     writeln!(out, "uplink   {uplink}; last acknowledgement {last}; {} reconnects", s.uplink.reconnects)?;
     writeln!(
         out,
-        "spool    {} batches, {} on disk, oldest {}; seq {} to {}, acknowledged to {}; {} quarantined",
+        "spool    {} batches, {} on disk, oldest {}; seq {} to {}, acknowledged to {}; {} quarantined; {} a day written",
         s.spool.records,
         bytes(s.spool.disk_bytes),
         age(s.spool.oldest_ms),
         s.first_retained_seq,
         s.last_seq,
         s.acked_seq,
-        s.spool.quarantined
+        s.spool.quarantined,
+        a_day(s.spool.written_bytes, s.uptime_ms)
     )?;
     if let Some(error) = &s.spool.last_error {
         writeln!(out, "         {}", printable(error))?;
@@ -147,6 +148,15 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
 /// A text that a device may have had a hand in, without what moves a terminal's cursor.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What so many bytes in so many ms come to in a day; early on that tells nothing.
+fn a_day(written: Option<u64>, uptime_ms: u64) -> String {
+    const DAY_MS: u128 = 86_400_000;
+    match written {
+        Some(written) if uptime_ms >= 60_000 => bytes((u128::from(written) * DAY_MS / u128::from(uptime_ms)) as u64),
+        _ => "unknown".to_owned(),
+    }
 }
 
 fn age(ms: Option<u64>) -> String {

@@ -73,6 +73,7 @@ impl Source {
                 oldest_ms: spool.oldest().map(|oldest| now.wall.0.saturating_sub(oldest.0).max(0).unsigned_abs()),
                 quarantined: usage.quarantined,
                 last_error: spool.failing().map(ToString::to_string),
+                written_bytes: written(),
             },
             catalog_rev: pipeline.catalog_rev(),
             config_sha256: self.config_sha256.clone(),
@@ -136,6 +137,12 @@ impl Source {
         }
         status
     }
+}
+
+/// `write_bytes` of proc_pid_io(5): what goes to the disk, journal and metadata of the file system not counted.
+fn written() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
 }
 
 fn millis(time: Duration) -> f64 {

@@ -33,12 +33,16 @@ const WINDOW: usize = 256 * 1024;
 /// Most bytes of records that are put back with one commit.
 const PER_COMMIT: usize = 256 * 1024;
 
+/// Kind, id, tag and part of an entry.
+type Name = (Kind, u64, u64, u16);
+/// Of how many parts it is one, and where it lies.
+type Place = (u16, Range<usize>);
+
 /// What a directory holds.
 pub(super) struct Salvage {
     /// The entries, one behind the other.
     bytes: Vec<u8>,
-    /// By kind, id, tag and part: of how many parts, and where in `bytes`.
-    entries: BTreeMap<(Kind, u64, u64, u16), (u16, Range<usize>)>,
+    entries: BTreeMap<Name, Place>,
     mark: Option<Mark>,
 }
 
