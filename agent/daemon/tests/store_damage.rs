@@ -166,7 +166,6 @@ fn damage_costs_its_own_directory_at_most() {
             assert_eq!(whole.get(&first), Some(&40), "{what}: a neighbour suffered: {whole:?} {found:?}");
         }
         let left = whole.get(&hit).copied().unwrap_or(0);
-        if left < 40 {}
         *lost.entry(said).or_default() += 40 - left;
         if hit != 81 {
             assert_eq!(found.state.as_deref(), Some(&b"state after 120"[..]), "{what}");
