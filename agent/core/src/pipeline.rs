@@ -129,6 +129,11 @@ pub enum Notice {
         /// How many since the last notice.
         readings: u64,
     },
+    /// The centre asks for the catalogue again and again: what was published does not reach it.
+    CatalogAway {
+        /// How large its message is.
+        bytes: usize,
+    },
     /// The centre asked for batches again.
     Replay {
         /// First seq.

@@ -218,6 +218,8 @@ pub struct Uplink {
     /// Since when batches are in flight without any Ack.
     waiting_since: Option<Mono>,
     catalog_sent: u32,
+    /// Acks in a row that want the catalogue.
+    catalog_wanted: u32,
     reconnects: u64,
     abort: bool,
 }
@@ -246,6 +248,7 @@ impl Uplink {
             last_ack: None,
             waiting_since: None,
             catalog_sent: 0,
+            catalog_wanted: 0,
             reconnects: 0,
             abort: false,
         }
@@ -297,7 +300,7 @@ impl Uplink {
     /// The connection stands; ONLINE is being published.
     pub fn handle_connected(&mut self, now: Mono, spool: &mut Spool) {
         self.reconnects += 1;
-        self.catalog_sent = 0;
+        (self.catalog_sent, self.catalog_wanted) = (0, 0);
         self.healthy = false;
         self.window = None;
         self.hold_until = None;
@@ -406,6 +409,12 @@ impl Uplink {
     /// The catalogue was published in this revision.
     pub fn catalog_published(&mut self, rev: u32) {
         self.catalog_sent = rev;
+    }
+
+    /// How many Acks in a row wanted the catalogue, on this connection.
+    #[must_use]
+    pub fn catalog_wanted(&self) -> u32 {
+        self.catalog_wanted
     }
 
     /// The revision last published on this connection; 0 = none.

@@ -10,8 +10,8 @@
 use std::time::Duration;
 
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
-    SubscribeFilter, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
+    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, Transport,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -102,6 +102,7 @@ impl Wire {
         let (seqs, order) = mpsc::unbounded_channel();
         let session = Session {
             connection: self.connection,
+            broker: format!("{}:{}", self.endpoint.host, self.endpoint.port),
             ack: format!("{}/ack", self.base),
             control: format!("{}/ctl", self.base),
             client: client.clone(),
@@ -156,7 +157,8 @@ impl Wire {
     /// Drops the connection; `Disconnected` follows.
     pub fn abort(&mut self) {
         self.drop_connection();
-        self.say(WireEvent::Disconnected("no progress, the connection is made anew".into()));
+        let reason = "no acknowledgement came in time, or a new epoch began; the connection is made anew";
+        self.say(WireEvent::Disconnected(reason.into()));
     }
 
     fn drop_connection(&mut self) {
@@ -196,6 +198,8 @@ impl Drop for Wire {
 /// One connection.
 struct Session {
     connection: u64,
+    /// Who it leads to, for people.
+    broker: String,
     ack: String,
     control: String,
     client: AsyncClient,
@@ -222,13 +226,21 @@ impl Session {
             let event = match polled {
                 Ok(event) => event,
                 Err(error) => {
-                    let _ = self.say(WireEvent::Disconnected(reason(&error))).await;
+                    let _ = self.say(WireEvent::Disconnected(self.reason(&error))).await;
                     return;
                 }
             };
             subscribed |= matches!(event, Event::Incoming(Packet::SubAck(_)));
             let said = match event {
                 Event::Incoming(Packet::ConnAck(_)) => self.subscribe(),
+                // Without the topic of the Acks nothing would ever be freed.
+                Event::Incoming(Packet::SubAck(ack))
+                    if ack.return_codes.first() == Some(&SubscribeReasonCode::Failure) =>
+                {
+                    let reason = format!("{} does not let this agent subscribe to {}", self.broker, self.ack);
+                    let _ = self.say(WireEvent::Disconnected(reason)).await;
+                    return;
+                }
                 Event::Incoming(Packet::SubAck(_)) => Some(WireEvent::Connected),
                 Event::Incoming(Packet::Publish(message)) if message.topic == self.ack => {
                     Some(WireEvent::Ack(message.payload.into()))
@@ -266,14 +278,41 @@ impl Session {
     async fn say(&self, event: WireEvent) -> bool {
         self.events.send((self.connection, event)).await.is_ok()
     }
+
+    /// What went wrong, without what varies from try to try.
+    fn reason(&self, error: &ConnectionError) -> String {
+        let what = match error {
+            ConnectionError::NetworkTimeout
+            | ConnectionError::FlushTimeout
+            | ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer".into(),
+            ConnectionError::ConnectionRefused(
+                code @ (ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized),
+            ) => {
+                format!("the login is refused ({code:?}): user name, password or certificate is not one it knows")
+            }
+            ConnectionError::ConnectionRefused(code) => format!("the login is refused ({code:?})"),
+            ConnectionError::Io(error)
+            | ConnectionError::MqttState(
+                StateError::Io(error) | StateError::Deserialization(rumqttc::mqttbytes::Error::Io(error)),
+            ) => io_reason(error),
+            ConnectionError::MqttState(StateError::ConnectionAborted) => CLOSED.into(),
+            ConnectionError::MqttState(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        format!("{}: {what}", self.broker)
+    }
 }
 
-/// What went wrong, without what varies from try to try.
-fn reason(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => "the broker does not answer".into(),
-        ConnectionError::ConnectionRefused(code) => format!("the broker refused the login: {code:?}"),
-        ConnectionError::Io(error) => error.to_string(),
-        other => other.to_string(),
+const CLOSED: &str = "the broker, or something on the way to it, closed the connection";
+
+/// One way to say it for the many in which a connection ends.
+fn io_reason(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof => CLOSED.into(),
+        _ => error.to_string(),
     }
 }

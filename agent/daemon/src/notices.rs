@@ -1,18 +1,30 @@
 //! What the pipeline notices, as log lines: one place for each, said once and then counted.
 //!
-//! At `info` a quiet hour prints nothing. A connection that fails again for the same reason is not said again; when it
-//! stands, how often it failed meanwhile is. Losses are said when they have doubled: a storm of them is some thirty lines.
+//! At `info` a quiet hour prints nothing. Why there is no connection is said once for each reason, until a connection has
+//! stood for a minute; one that comes and goes is said not to hold, and then to hold. Losses are said when they have
+//! doubled: a storm of them is some thirty lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tributary_core::pipeline::Notice;
+use tributary_protocols::time::Mono;
+
+/// A connection that stands so long holds.
+const HOLDS: Duration = Duration::from_secs(60);
 
 /// The log's memory.
 #[derive(Debug, Default)]
 pub struct Notices {
     reason: Option<String>,
-    told: Option<String>,
+    /// Reasons that were said since a connection held last.
+    told: BTreeSet<String>,
+    /// Connections that failed or ended since then.
     failures: u64,
+    /// Since when there is one.
+    since: Option<Mono>,
+    /// Whether it was said that connections do not hold.
+    flapping: bool,
     /// Readings lost by reason: in all, and when that was last said.
     lost: BTreeMap<String, (u64, u64)>,
 }
@@ -23,21 +35,50 @@ impl Notices {
         self.reason = Some(reason);
     }
 
+    /// Why the last connection ended or did not come about, or what keeps it from its use.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Time passes: a connection that stands may hold.
+    pub fn look(&mut self, now: Mono) {
+        if self.told.is_empty() || self.since.is_none_or(|since| now.since(since) < HOLDS) {
+            return;
+        }
+        if self.flapping {
+            tracing::info!(failures = self.failures, "the connection to the broker holds");
+        }
+        self.told.clear();
+        (self.failures, self.flapping) = (0, false);
+    }
+
+    fn disconnected(&mut self, retry_in: Duration) {
+        let stood = self.since.take().is_some();
+        self.failures += 1;
+        let reason = self.reason.clone().unwrap_or_default();
+        if self.told.insert(reason.clone()) {
+            let retry_ms = retry_in.as_millis();
+            tracing::warn!(%reason, retry_ms, "no connection to the broker; readings are kept");
+        } else if stood && !self.flapping {
+            self.flapping = true;
+            tracing::warn!(%reason, failures = self.failures, "the connection to the broker does not hold");
+        }
+    }
+
     /// Says it, unless it was just said.
-    pub fn tell(&mut self, notice: &Notice) {
+    pub fn tell(&mut self, now: Mono, notice: &Notice) {
         match notice {
             Notice::Connected => {
-                tracing::info!(failures = self.failures, "connected to the broker");
-                (self.told, self.failures) = (None, 0);
+                self.look(now);
+                self.since = Some(now);
+                if !self.flapping {
+                    tracing::info!(failures = self.failures, "connected to the broker");
+                }
             }
             Notice::Disconnected { retry_in } => {
-                let reason = self.reason.take().unwrap_or_default();
-                self.failures += 1;
-                if self.told.as_ref() != Some(&reason) {
-                    let retry_ms = retry_in.as_millis();
-                    tracing::warn!(%reason, retry_ms, "no connection to the broker; readings are kept");
-                    self.told = Some(reason);
-                }
+                self.look(now);
+                self.disconnected(*retry_in);
             }
             Notice::NewEpoch { epoch, why } => {
                 tracing::warn!(epoch = format!("{epoch:016x}"), %why, "a new epoch begins");
@@ -52,6 +93,16 @@ impl Notices {
                     *said = *all;
                     tracing::warn!(%reason, readings = all, "readings are lost; the centre is told");
                 }
+            }
+            Notice::CatalogAway { bytes } => {
+                let reason = format!(
+                    "the centre does not get the catalogue, a message of {bytes} bytes: does the broker take such packets, \
+                     and may this agent publish on …/cat?"
+                );
+                if self.told.insert(reason.clone()) {
+                    tracing::warn!("{reason}");
+                }
+                self.reason = Some(reason);
             }
             Notice::Replay { first, last } => tracing::info!(first, last, "the centre asks for batches again"),
             Notice::Unreadable { topic } => tracing::warn!(topic, "a message of the centre cannot be read"),

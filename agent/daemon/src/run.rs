@@ -237,6 +237,7 @@ impl Agent {
     fn look(&mut self, now: Now) {
         use tributary_proto::pb;
         self.last_look = now.mono;
+        self.notices.look(now.mono);
         let quality = match self.quality.look(now.wall) {
             TimeQuality::Synced => pb::TimeQuality::Synced,
             TimeQuality::Holdover => pb::TimeQuality::Holdover,
@@ -322,7 +323,7 @@ impl Agent {
                 Output::Publish(publish) => self.wire.publish(publish),
                 Output::Disconnect => {}
                 Output::Release(receipt) => self.field.release(receipt),
-                Output::Notice(notice) => self.notices.tell(&notice),
+                Output::Notice(notice) => self.notices.tell(now.mono, &notice),
             }
         }
         self.goodbye |= self.pipeline.is_finished();
@@ -370,7 +371,8 @@ impl Agent {
         match wish {
             Wish::Status(reply) => {
                 let now = self.now();
-                let _ = reply.send(self.status.status(now, &self.pipeline, &self.field));
+                let error = self.notices.last_error();
+                let _ = reply.send(self.status.status(now, &self.pipeline, &self.field, error));
             }
             Wish::Bus(name, reply) => {
                 let _ = reply.send(self.field.asks(&name));

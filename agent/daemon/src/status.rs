@@ -114,6 +114,8 @@ pub struct Uplink {
     pub reconnects: u64,
     /// Who acknowledges: `"receiver"`, or `"broker"`, whose word says nothing of a database.
     pub ack: AckMode,
+    /// Why the last connection ended or did not come about, or what keeps it from its use.
+    pub last_error: Option<String>,
 }
 
 /// What is on disk.
@@ -262,7 +264,7 @@ mod tests {
         );
         assert_eq!(
             json["uplink"],
-            serde_json::json!({ "connected": false, "healthy": false, "last_ack_ms": null, "reconnects": 0, "ack": "receiver" })
+            serde_json::json!({ "connected": false, "healthy": false, "last_ack_ms": null, "reconnects": 0, "ack": "receiver", "last_error": null })
         );
         assert_eq!(
             json["spool"],

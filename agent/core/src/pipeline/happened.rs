@@ -15,6 +15,9 @@ use crate::model::{self, PointKey};
 use crate::store::{StoreError, StoreReply};
 use crate::uplink::Consequence;
 
+/// So many Acks in a row that want the catalogue are no chance order of messages.
+const CATALOG_AWAY: u32 = 10;
+
 impl Pipeline {
     /// A due poll came to its end.
     pub fn handle_poll(&mut self, now: Now, poll: &Poll) {
@@ -166,6 +169,9 @@ impl Pipeline {
             self.uplink.handle_ack(now.mono, &ack, &mut self.spool, &mut self.ledger, &mut self.losses, &mut self.rng);
         if let Consequence::NewEpoch(doubt) = consequence {
             self.doubt.get_or_insert(doubt);
+        }
+        if self.uplink.catalog_wanted() == CATALOG_AWAY {
+            self.notice(Notice::CatalogAway { bytes: self.catalog.message().len() });
         }
         self.tell_losses();
     }

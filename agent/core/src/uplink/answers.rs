@@ -113,6 +113,7 @@ impl Uplink {
             let jitter = rng.u32(0..=ack.pause_ms / 4 + 1);
             self.pause_until = now + Duration::from_millis(u64::from(ack.pause_ms) + u64::from(jitter));
         }
+        self.catalog_wanted = if ack.want_catalog_rev > 0 { self.catalog_wanted.saturating_add(1) } else { 0 };
         if ack.want_catalog_rev > 0 {
             self.catalog_sent = 0;
         }

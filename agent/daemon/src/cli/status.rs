@@ -65,6 +65,9 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
     };
     let last = s.uplink.last_ack_ms.map_or("never".to_owned(), |ms| format!("{} ago", age(Some(ms))));
     writeln!(out, "uplink   {uplink}; last acknowledgement {last}; {} reconnects", s.uplink.reconnects)?;
+    if let Some(error) = s.uplink.last_error.as_ref().filter(|_| !s.uplink.healthy) {
+        writeln!(out, "         {}", printable(error))?;
+    }
     writeln!(
         out,
         "spool    {} batches, {} on disk, oldest {}; seq {} to {}, acknowledged to {}; {} quarantined; {} a day written",

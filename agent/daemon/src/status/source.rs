@@ -41,7 +41,7 @@ impl Source {
 
     /// How things are now.
     #[must_use]
-    pub fn status(&self, now: Now, pipeline: &Pipeline, field: &Field) -> Status {
+    pub fn status(&self, now: Now, pipeline: &Pipeline, field: &Field, uplink_error: Option<&str>) -> Status {
         let age = |at: Mono| u64::try_from(now.mono.since(at).as_millis()).unwrap_or(u64::MAX);
         let (spool, uplink) = (pipeline.spool(), pipeline.uplink());
         let usage = spool.usage();
@@ -66,6 +66,7 @@ impl Source {
                 last_ack_ms: uplink.last_ack().map(age),
                 reconnects: uplink.reconnects(),
                 ack: self.ack,
+                last_error: uplink_error.map(str::to_owned),
             },
             spool: Spool {
                 disk_bytes: usage.disk_bytes,
