@@ -110,7 +110,15 @@ impl Agent {
     /// # Panics
     /// If the binary is not there.
     pub fn start(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
-        Self::start_in(folder, configuration, &[])
+        Self::start_in(folder, configuration, Around::default())
+    }
+
+    /// The same, where `/etc/hosts` is that file and nobody is asked for other names: in a mount namespace of its own.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_among(folder: &Path, configuration: &Configuration, hosts: &Path) -> io::Result<Self> {
+        Self::start_in(folder, configuration, Around { hosts: Some(hosts.to_path_buf()), ..Around::default() })
     }
 
     /// The same, in the environment that the service gives it (`systemd/tributary.service`).
@@ -121,14 +129,14 @@ impl Agent {
         let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/tributary.service"))?;
         let lines = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
         let environment: Vec<_> = lines.flat_map(str::split_whitespace).filter_map(|set| set.split_once('=')).collect();
-        Self::start_in(folder, configuration, &environment)
+        Self::start_in(folder, configuration, Around { environment: &environment, ..Around::default() })
     }
 
-    fn start_in(folder: &Path, configuration: &Configuration, environment: &[(&str, &str)]) -> io::Result<Self> {
+    fn start_in(folder: &Path, configuration: &Configuration, around: Around<'_>) -> io::Result<Self> {
         fs::create_dir_all(folder.join("state"))?;
         let config = folder.join("agent.toml");
         fs::write(&config, configuration.render(folder))?;
-        let process = launch(folder, &config, environment)?;
+        let process = launch(folder, &config, &around)?;
         Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 
@@ -148,7 +156,7 @@ impl Agent {
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> io::Result<()> {
-        self.process = launch(&self.folder, &self.config, &[])?;
+        self.process = launch(&self.folder, &self.config, &Around::default())?;
         self.starts += 1;
         Ok(())
     }
@@ -193,9 +201,28 @@ impl Agent {
     }
 }
 
-fn launch(folder: &Path, config: &Path, environment: &[(&str, &str)]) -> io::Result<Process> {
-    let mut command = Command::new(binary("tributary"));
-    command.envs(environment.iter().copied());
+/// What is around the process.
+#[derive(Debug, Default)]
+struct Around<'a> {
+    environment: &'a [(&'a str, &'a str)],
+    /// What `/etc/hosts` is to it.
+    hosts: Option<PathBuf>,
+}
+
+/// Mounts its own files over what names are looked up in, then becomes the program.
+const AMONG: &str = "mount --bind \"$1\" /etc/hosts && mount --bind /dev/null /etc/resolv.conf && shift && \
+                     exec setpriv --pdeathsig KILL -- \"$@\"";
+
+fn launch(folder: &Path, config: &Path, around: &Around<'_>) -> io::Result<Process> {
+    let mut command = match &around.hosts {
+        None => Command::new(binary("tributary")),
+        Some(hosts) => {
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "--mount", "sh", "-c", AMONG, "sh"]).arg(hosts).arg(binary("tributary"));
+            command
+        }
+    };
+    command.envs(around.environment.iter().copied());
     command.args(["run", "-c"]).arg(config).env("RUST_BACKTRACE", "1");
     Process::start("agent", folder, &command)
 }
@@ -222,6 +249,12 @@ impl Receiver {
         let process = launch_receiver(name, folder, broker, store)?;
         let (broker, store) = (broker.to_owned(), store.to_owned());
         Ok(Self { name: name.to_owned(), folder: folder.to_path_buf(), broker, store, process })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// SIGKILL.

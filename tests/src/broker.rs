@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::process::{Process, eventually, free_port, listens, program};
 
+/// Room for what a receiver that is away has not taken.
+pub const QUEUE: &str = "max_queued_messages 100000";
+
 /// mosquitto, started by the test.
 #[derive(Debug)]
 pub struct Mosquitto {
@@ -25,17 +28,48 @@ impl Mosquitto {
     /// # Panics
     /// If mosquitto is not installed, or does not come up within 10 s.
     pub async fn start(folder: &Path) -> io::Result<Self> {
+        Self::start_with(folder, QUEUE).await
+    }
+
+    /// The same, with more lines in its configuration.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_with(folder: &Path, more: &str) -> io::Result<Self> {
         let port = free_port();
         fs::create_dir_all(folder)?;
-        // `user root`: stay who we are. It matters only when started by root, who owns the folder.
-        let config = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\nlog_type all\n\
-             persistence true\npersistence_location {}/\nmax_queued_messages 100000\n",
-            folder.display()
-        );
-        fs::write(folder.join("mosquitto.conf"), config)?;
+        configure(folder, port, more)?;
         let process = launch(folder, port).await?;
         Ok(Self { port, folder: folder.to_path_buf(), process })
+    }
+
+    /// Ends it as its service would, and starts it with other lines in its configuration.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    ///
+    /// # Panics
+    /// If it does not end within 10 s.
+    pub async fn restart_with(&mut self, more: &str) -> io::Result<()> {
+        self.process.terminate();
+        self.process.end(Duration::from_secs(10)).await;
+        configure(&self.folder, self.port, more)?;
+        self.restart().await
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Everything it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
     }
 
     /// Where it listens.
@@ -63,6 +97,16 @@ impl Mosquitto {
         self.process = launch(&self.folder, self.port).await?;
         Ok(())
     }
+}
+
+fn configure(folder: &Path, port: u16, more: &str) -> io::Result<()> {
+    // `user root`: stay who we are. It matters only when started by root, who owns the folder.
+    let config = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\nlog_type all\n\
+         persistence true\npersistence_location {}/\n{more}\n",
+        folder.display()
+    );
+    fs::write(folder.join("mosquitto.conf"), config)
 }
 
 async fn launch(folder: &Path, port: u16) -> io::Result<Process> {

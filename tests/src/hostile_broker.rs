@@ -94,12 +94,22 @@ pub enum ConnectFault {
     Reset,
     /// A CONNACK whose length never ends.
     BadLength,
+    /// SUBACK "failure" for every topic.
+    NoSubscription,
 }
 
 impl ConnectFault {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Refused, Self::Silent, Self::Half, Self::Garbage, Self::ClaimsSession, Self::Reset, Self::BadLength];
+    pub const ALL: [Self; 8] = [
+        Self::Refused,
+        Self::Silent,
+        Self::Half,
+        Self::Garbage,
+        Self::ClaimsSession,
+        Self::Reset,
+        Self::BadLength,
+        Self::NoSubscription,
+    ];
 }
 
 /// When to misbehave, and how.
@@ -377,8 +387,9 @@ async fn serve(
     // A send fails only when the writer has died with the connection; the next read sees that too.
     let send = |order: Out| drop(out.send(order));
     let accepted = |session| Out::Packet(Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, session)));
-    match shared.connect_fault() {
-        None => send(accepted(false)),
+    let fault = shared.connect_fault();
+    match fault {
+        None | Some(ConnectFault::NoSubscription) => send(accepted(false)),
         Some(ConnectFault::ClaimsSession) => send(accepted(true)),
         Some(ConnectFault::Refused) => {
             send(Out::Packet(Packet::ConnAck(ConnAck::new(ConnectReturnCode::NotAuthorized, false))));
@@ -442,6 +453,10 @@ async fn serve(
                     Some(AckFault::StopsReading) => std::future::pending().await,
                     Some(AckFault::Huge) => send(Out::Bytes(vec![0x30, 0xFF, 0xFF, 0xFF, 0x7F, 0, 4])),
                 }
+            }
+            Ok(Packet::Subscribe(subscribe)) if fault == Some(ConnectFault::NoSubscription) => {
+                let refused = vec![SubscribeReasonCode::Failure; subscribe.filters.len()];
+                send(Out::Packet(Packet::SubAck(SubAck::new(subscribe.pkid, refused))));
             }
             Ok(Packet::Subscribe(subscribe)) => {
                 let granted = subscribe.filters.iter().map(|_| SubscribeReasonCode::Success(QoS::AtMostOnce)).collect();

@@ -147,6 +147,15 @@ pub async fn pause(time: Duration) {
     let _ = tokio::time::timeout(time, pending::<()>()).await;
 }
 
+/// Sends a process a signal, as in `signal(pid, "-STOP")`.
+///
+/// # Panics
+/// If it is not there.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "{name} to {pid}");
+}
+
 /// A port on loopback that was free a moment ago, for programs that cannot be given port 0.
 ///
 /// # Panics

@@ -25,6 +25,8 @@ pub struct Link {
     pub cut_after: Option<u64>,
     /// Holds each piece back for so long, each way.
     pub delay: Duration,
+    /// What [`Proxy::arm`] waits for in the pieces of a client.
+    pub snare: Option<&'static str>,
 }
 
 /// The relay. Stops when dropped.
@@ -43,6 +45,10 @@ struct Shared {
     connections: AtomicU64,
     bytes: AtomicU64,
     up: AtomicBool,
+    /// Nothing gets through, and nobody is told.
+    half_open: watch::Sender<bool>,
+    armed: AtomicBool,
+    caught: AtomicU64,
 }
 
 impl Proxy {
@@ -58,6 +64,9 @@ impl Proxy {
             connections: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             up: AtomicBool::new(true),
+            half_open: watch::channel(false).0,
+            armed: AtomicBool::new(false),
+            caught: AtomicU64::new(0),
         });
         let relay_shared = Arc::clone(&shared);
         let relaying = tokio::spawn(async move {
@@ -111,6 +120,26 @@ impl Proxy {
         }
     }
 
+    /// Half open from now on: takes connections and what they say, and carries nothing; or as before, with what it took
+    /// meanwhile lost.
+    pub fn set_half_open(&self, half_open: bool) {
+        if !half_open {
+            self.cut();
+        }
+        self.shared.half_open.send_replace(half_open);
+    }
+
+    /// From the next piece of a client on that has the [snare](Link::snare) in it, that connection carries nothing more.
+    pub fn arm(&self, armed: bool) {
+        self.shared.armed.store(armed, Ordering::Relaxed);
+    }
+
+    /// How many pieces were caught.
+    #[must_use]
+    pub fn caught(&self) -> u64 {
+        self.shared.caught.load(Ordering::Relaxed)
+    }
+
     /// How often it has cut.
     #[must_use]
     pub fn cuts(&self) -> u64 {
@@ -151,7 +180,7 @@ async fn relay(client: TcpStream, target: SocketAddr, link: Link, shared: &Share
     let carried = AtomicU64::new(0);
     tokio::select! {
         ended = carry(&mut from_client, &mut to_server, link, &carried, shared) => ended,
-        ended = carry(&mut from_server, &mut to_client, link, &carried, shared) => ended,
+        ended = carry(&mut from_server, &mut to_client, Link { snare: None, ..link }, &carried, shared) => ended,
         _ = cut.changed() => Ok(()),
     }
 }
@@ -169,6 +198,17 @@ async fn carry(
         if read == 0 {
             return to.shutdown().await;
         }
+        if let Some(snare) = link.snare.filter(|_| shared.armed.load(Ordering::Relaxed))
+            && piece[..read].windows(snare.len()).any(|part| part == snare.as_bytes())
+        {
+            shared.armed.store(false, Ordering::Relaxed);
+            shared.caught.fetch_add(1, Ordering::Relaxed);
+            // Until the connection is cut, or its client has gone: what it says then goes nowhere.
+            while from.read(&mut piece).await? > 0 {}
+            return Ok(());
+        }
+        // An error would mean that the proxy is gone, and this task with it.
+        let _ = shared.half_open.subscribe().wait_for(|half_open| !half_open).await;
         if link.delay > Duration::ZERO {
             pause(link.delay).await;
         }
@@ -210,6 +250,26 @@ mod tests {
         let mut again = TcpStream::connect(proxy.address()).await.expect("it listens again");
         assert!(ask(&mut again).await.is_ok());
         assert_eq!((proxy.cuts(), proxy.connections(), proxy.bytes()), (1, 2, 50));
+    }
+
+    #[tokio::test]
+    async fn half_open_and_snared_connections_carry_nothing() {
+        let device = Simulator::start(Registers::Known, Duration::ZERO).await.expect("loopback");
+        let link = Link { snare: Some("\u{3}"), ..Link::default() };
+        let proxy = Proxy::start(device.address(), link).await.expect("loopback");
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("it listens");
+        assert!(ask(&mut stream).await.is_ok());
+        proxy.set_half_open(true);
+        let silence = tokio::time::timeout(Duration::from_millis(50), ask(&mut stream)).await;
+        assert!(silence.is_err(), "something came: {silence:?}");
+        proxy.set_half_open(false);
+        assert!(ask(&mut stream).await.is_err(), "what stood meanwhile is cut");
+        let mut again = TcpStream::connect(proxy.address()).await.expect("it listens again");
+        proxy.arm(true);
+        let silence = tokio::time::timeout(Duration::from_millis(50), ask(&mut again)).await;
+        assert!(silence.is_err() && proxy.caught() == 1, "{silence:?}");
+        let mut other = TcpStream::connect(proxy.address()).await.expect("it listens on");
+        assert!(ask(&mut other).await.is_ok(), "one alone is snared");
     }
 
     #[tokio::test]

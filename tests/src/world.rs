@@ -23,7 +23,7 @@ use prost::Message;
 use tributary_core::model::PointKey;
 use tributary_core::pipeline::{Arrival, Config, Output, Pipeline, Receipt};
 use tributary_core::spool::{self, WhenFull};
-use tributary_core::uplink::{Channel, Order, Publish};
+use tributary_core::uplink::{AckMode, Channel, Order, Publish};
 use tributary_proto::pb;
 use tributary_protocols::reading::{Outcome, Poll, Sample, StampedBy};
 use tributary_protocols::time::Wall;
@@ -32,10 +32,12 @@ use tributary_receiver::topic::Kind;
 
 use crate::store::MemStore;
 
+mod broker;
 mod centre;
 mod clock;
 mod disk;
 mod faults;
+mod haste;
 mod life;
 mod line;
 mod oracle;
@@ -47,6 +49,7 @@ use centre::Centre;
 use clock::Clock;
 use disk::{Disk, Mood};
 pub use faults::Faults;
+pub use haste::Haste;
 use line::{Line, Weather};
 use oracle::{Fate, Key, Oracle};
 use plant::{Health, Plant};
@@ -89,6 +92,7 @@ enum Event {
     Dialled(u32, Vec<u8>),
     /// A message of the session arrives at the broker.
     AtBroker(u64, Publish),
+    /// A PUBACK of the session arrives at the agent.
     Puback(u64, u64),
     AtCentre(Kind, Bytes),
     Commit(u32),
@@ -173,6 +177,8 @@ pub struct World {
     lives: u32,
     trace: bool,
     asked: strange::Asked,
+    /// Stamps of the readings that arrived, and how old they were, ms; kept only where they are asked for.
+    ages: Option<Vec<(i64, u64)>>,
 }
 
 impl World {
@@ -192,14 +198,7 @@ impl World {
     #[must_use]
     pub fn run_with(seed: u64, faults: Faults) -> Report {
         let mut world = Self::new(seed, faults);
-        world.at(0, Event::Start);
-        for request in 0..world.plant.requests.len() {
-            let period = u64::from(world.plant.requests[request].period_ms) * MILLI;
-            world.at(period, Event::Poll(request));
-        }
-        for sensor in 0..world.plant.sensors.len() {
-            world.at(SECOND * (1 + sensor as u64), Event::Sensor(sensor));
-        }
+        world.begin();
         world.at(30 * SECOND, Event::Trouble);
         if faults.strange.any() {
             world.at(31 * SECOND, Event::Odd);
@@ -213,6 +212,18 @@ impl World {
         world.check_drained();
         world.live_until((TROUBLE_S + PEACE_S) * SECOND);
         world.end()
+    }
+
+    /// The agent starts, devices are polled, sensors speak.
+    fn begin(&mut self) {
+        self.at(0, Event::Start);
+        for request in 0..self.plant.requests.len() {
+            let period = u64::from(self.plant.requests[request].period_ms) * MILLI;
+            self.at(period, Event::Poll(request));
+        }
+        for sensor in 0..self.plant.sensors.len() {
+            self.at(SECOND * (1 + sensor as u64), Event::Sensor(sensor));
+        }
     }
 
     fn new(seed: u64, faults: Faults) -> Self {
@@ -260,6 +271,7 @@ impl World {
             lives: 0,
             trace: std::env::var_os("TRIBUTARY_TRACE").is_some(),
             asked: strange::Asked::new(seed),
+            ages: None,
             rng,
         }
     }
@@ -273,6 +285,9 @@ impl World {
         config.uplink.reconnect_max = Duration::from_secs(60);
         if self.faults.strange.oldest_first {
             config.uplink.order = Order::OldestFirst;
+        }
+        if self.faults.by_broker {
+            config.uplink.ack = AckMode::Broker;
         }
         config.uplink.backlog_rate = self.faults.strange.backlog_rate.then_some(20_000);
         Config { boot_id: self.rng.u128(..).to_le_bytes(), seed: self.rng.u64(..), ..config }

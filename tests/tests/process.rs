@@ -16,7 +16,7 @@ use tributary_protocols::time::Clock;
 use tributary_tests::agent::{Agent, Configuration};
 use tributary_tests::broker::Mosquitto;
 use tributary_tests::modbus_device::{Registers, Simulator};
-use tributary_tests::process::{Process, binary, eventually, free_port};
+use tributary_tests::process::{Process, binary, eventually, free_port, signal};
 
 /// How long a fact may be waited for on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,10 +57,6 @@ fn every_count_once(rows: &[serde_json::Value], served: u64, in_flight: u64) {
     assert!(counts.is_sorted_by(|a, b| a < b), "a count is there twice, or out of order: {counts:?}");
     assert!(counts.first() >= Some(&1) && counts.last() <= Some(&served), "not a count of {served}: {counts:?}");
     assert!(counts.len() as u64 + in_flight >= served, "{} of {served} are there: {counts:?}", counts.len());
-}
-
-fn signal(pid: u32, name: &str) {
-    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 
 async fn stops_under_load(broker: &str) {

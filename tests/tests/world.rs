@@ -9,12 +9,16 @@ use tributary_tests::world::{Faults, World};
 const KEPT: [u64; 10] = [8, 19, 41, 55, 60, 62, 65, 70, 178, 351];
 
 fn live(seeds: impl Iterator<Item = u64>) {
+    live_with(seeds, Faults::of);
+}
+
+fn live_with(seeds: impl Iterator<Item = u64>, faults: impl Fn(u64) -> Faults) {
     for seed in seeds {
-        let world = std::panic::catch_unwind(|| World::run(seed));
-        match world {
+        let faults = faults(seed);
+        match std::panic::catch_unwind(|| World::run_with(seed, faults)) {
             Ok(report) => println!("seed {seed}: {report:?}"),
             Err(panic) => {
-                eprintln!("TRIBUTARY_SEED={seed} failed, with {:?}", Faults::of(seed));
+                eprintln!("TRIBUTARY_SEED={seed} failed, with {faults:?}");
                 std::panic::resume_unwind(panic);
             }
         }
@@ -24,6 +28,38 @@ fn live(seeds: impl Iterator<Item = u64>) {
 #[test]
 fn one() {
     live(std::iter::once(tributary_tests::seed(0)));
+}
+
+#[test]
+fn one_by_broker() {
+    live_with(std::iter::once(tributary_tests::seed(0)), Faults::by_broker);
+}
+
+/// Where the PUBACK frees a batch, the broker has all that the agent says is delivered, whatever becomes of PUBACKs.
+#[test]
+fn by_broker_0() {
+    live_with(4..30, Faults::by_broker);
+}
+
+#[test]
+fn by_broker_1() {
+    live_with(30..56, Faults::by_broker);
+}
+
+/// Readings taken while an hour's backlog drains are hardly older at the centre than on a quiet day; by age they would
+/// wait for all of it.
+#[test]
+fn new_readings_go_before_the_backlog() {
+    let seed = tributary_tests::seed(0);
+    for rate in [16 << 10, 256 << 10] {
+        let haste = World::haste(seed, 3_600, rate, false);
+        println!("{} KB/s: {haste:?}", rate >> 10);
+        assert!(haste.readings >= 200, "{haste:?}");
+        assert!(haste.drain_ms <= 2 * haste.idle_ms, "at {rate} B/s: {haste:?}");
+    }
+    let by_age = World::haste(seed, 3_600, 256 << 10, true);
+    println!("oldest first: {by_age:?}");
+    assert!(by_age.drain_ms > 4 * by_age.idle_ms, "the measure does not see what it should: {by_age:?}");
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Faults {
     pub clock: bool,
     /// The spool is rolled back to an image of itself.
     pub rollback: bool,
+    /// `uplink.ack = "broker"`: no receiver answers, and the PUBACK of a batch frees it.
+    pub by_broker: bool,
     /// What else is out of the ordinary.
     pub strange: Strange,
 }
@@ -79,6 +81,24 @@ impl Faults {
         faults.strange = Strange::of(seed);
         faults.stop |= faults.replan;
         faults.quota |= faults.stop_polling;
+        faults
+    }
+
+    /// Those of a seed where the broker acknowledges. What only a centre can answer or notice has no place there: this is
+    /// what the mode gives up.
+    #[must_use]
+    pub fn by_broker(seed: u64) -> Self {
+        let mut faults = Self { by_broker: true, centre: false, refuse: false, too_new: false, ..Self::of(seed) };
+        // A spool that is set back, or has lost its newest part, gives numbers again; nobody is there to say FORKED.
+        faults.rollback = false;
+        faults.damage &= !faults.crash;
+        let odd = faults.strange;
+        faults.strange = Strange {
+            oldest_first: odd.oldest_first,
+            backlog_rate: odd.backlog_rate,
+            suspend: odd.suspend,
+            ..Strange::default()
+        };
         faults
     }
 }

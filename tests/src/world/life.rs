@@ -244,7 +244,7 @@ impl World {
     }
 
     fn publish(&mut self, publish: Publish) {
-        let latency = self.latency();
+        let latency = self.latency() + self.line.carries(publish.payload.len(), self.clock.nanos());
         let Some(session) = &mut self.line.session else { return };
         session.last_arrival = session.last_arrival.max(self.clock.nanos() + latency);
         let (at, id) = (session.last_arrival, session.id);
@@ -305,36 +305,6 @@ impl World {
         }
     }
 
-    pub(super) fn at_broker(&mut self, id: u64, publish: Publish) {
-        if self.line.standing(id).is_none_or(|session| session.half_open) {
-            return;
-        }
-        let payload = Bytes::from(publish.payload);
-        if publish.channel.retained() {
-            self.line.retained.insert(publish.channel, payload.clone());
-        }
-        let latency = self.latency();
-        self.after(latency, Event::Puback(id, publish.seq));
-        let weather = self.line.weather;
-        if self.rng.u32(..1_000) < weather.forget {
-            return;
-        }
-        let kind = match publish.channel {
-            Channel::Live | Channel::Backlog => Kind::Data,
-            Channel::Catalog => Kind::Catalog,
-            Channel::Status => Kind::Status,
-        };
-        self.deliver(kind, payload.clone());
-        if self.rng.u32(..1_000) < weather.double {
-            self.deliver(kind, payload);
-        }
-    }
-
-    pub(super) fn deliver(&mut self, kind: Kind, payload: Bytes) {
-        let latency = self.latency();
-        self.after(latency, Event::AtCentre(kind, payload));
-    }
-
     // ----------------------------------------------------------------------------------------------------- centre
 
     pub(super) fn at_centre(&mut self, kind: Kind, payload: &Bytes) {
@@ -347,7 +317,11 @@ impl World {
     pub(super) fn commit(&mut self) {
         let acks = self.centre.commit(self.clock.true_ms());
         for (_, batch) in std::mem::take(&mut self.centre.memory.batches) {
+            self.note_ages(&batch);
             self.oracle.receive(&batch);
+        }
+        if self.faults.by_broker {
+            return; // nobody answers
         }
         for ack in acks {
             self.answer(ack);

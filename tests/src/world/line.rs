@@ -48,6 +48,10 @@ pub(super) struct Line {
     pub(super) weather: Weather,
     /// No route at all.
     pub(super) down: bool,
+    /// Bytes a second that the way to the broker carries; `None` = all at once.
+    pub(super) rate: Option<u64>,
+    /// Until when it carries what was handed to it, ns.
+    busy_until: u64,
     pub(super) retained: HashMap<Channel, Bytes>,
 }
 
@@ -59,12 +63,15 @@ impl Line {
             told: 0,
             weather: Weather { latency_ms: 20, ..Weather::default() },
             down: false,
+            rate: None,
+            busy_until: 0,
             retained: HashMap::new(),
         }
     }
 
     pub(super) fn connect(&mut self, will: Vec<u8>, now: u64) {
         self.sessions += 1;
+        self.busy_until = now;
         self.session = Some(Session {
             id: self.sessions,
             will,
@@ -74,6 +81,13 @@ impl Line {
             catalogs: HashMap::new(),
             lanes: HashMap::new(),
         });
+    }
+
+    /// How long a message of so many bytes is under way behind those before it, ns.
+    pub(super) fn carries(&mut self, bytes: usize, now: u64) -> u64 {
+        let Some(rate) = self.rate else { return 0 };
+        self.busy_until = self.busy_until.max(now) + bytes as u64 * 1_000_000_000 / rate;
+        self.busy_until - now
     }
 
     /// The connection of that number, if it still stands.
