@@ -16,6 +16,8 @@
 //!    count of a single batch is in the directory's index; where that was not read yet, the range waits in `uncounted`.
 //! 4. A directory is removed only after a commit in whose state record no extent names it, unless the disk is full and
 //!    cannot take that commit.
+//! 5. A full disk is emptied by what is acknowledged, and nothing is published above the stored mark. So a commit whose
+//!    records do not fit is tried without them when the mark has to rise: the store keeps room for that.
 //!
 //! # Limits
 //! One commit in flight. Sealed batches wait for it up to [`MAX_PENDING`] bytes; beyond that `has_room` is false and the
@@ -171,6 +173,10 @@ struct InFlight {
     commit_no: u64,
     sent: bool,
     with_catalog: bool,
+    /// Its records found the disk full at the last try.
+    full: bool,
+    /// Only its state record was sent.
+    bare: bool,
 }
 
 /// The spool.

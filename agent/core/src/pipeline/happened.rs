@@ -119,7 +119,7 @@ impl Pipeline {
                 self.store_failing = true;
                 self.notice(Notice::StoreFailing(error));
             }
-        } else if core::mem::take(&mut self.store_failing) {
+        } else if self.spool.failing().is_none() && core::mem::take(&mut self.store_failing) {
             self.notice(Notice::StoreRecovered);
         }
         let Some(durable) = durable else { return };

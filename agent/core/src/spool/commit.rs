@@ -57,6 +57,8 @@ impl Spool {
             commit_no: 0,
             sent: false,
             with_catalog: false,
+            full: false,
+            bare: false,
         });
         self.move_pending(&mut commit);
         if snapshot.raise_mark {
@@ -64,13 +66,19 @@ impl Spool {
         }
         commit.commit_no = self.commit_no;
         commit.sent = true;
-        commit.with_catalog = snapshot.catalog_changed || !self.active_has_catalog;
         let state = self.record(ledger, losses, &snapshot, commit.mark);
-        let command = Commit {
-            dir: commit.dir,
-            records: commit.records.clone(),
-            state,
-            catalog: commit.with_catalog.then_some(snapshot.catalog),
+        let rises = commit.full && self.mark < self.durable && self.mark < commit.mark;
+        let command = match self.newest_written().filter(|_| rises) {
+            Some(dir) => {
+                commit.bare = true;
+                let catalog = snapshot.catalog_changed.then_some(snapshot.catalog);
+                Commit { dir, records: Vec::new(), state, catalog }
+            }
+            None => {
+                commit.with_catalog = snapshot.catalog_changed || !self.active_has_catalog;
+                let catalog = commit.with_catalog.then_some(snapshot.catalog);
+                Commit { dir: commit.dir, records: commit.records.clone(), state, catalog }
+            }
         };
         self.last_commit = now;
         self.dirty_since = None;
@@ -167,7 +175,16 @@ impl Spool {
         losses: &mut Losses,
     ) -> Option<Durable> {
         let mut commit = self.in_flight.take()?;
+        let bare = core::mem::take(&mut commit.bare);
         match result {
+            Ok(usage) if bare => {
+                self.usage = usage;
+                self.mark = self.mark.max(commit.mark);
+                (commit.sent, commit.full) = (false, false);
+                self.retry_at = now + RETRY;
+                self.in_flight = Some(commit);
+                Some(Durable { upto: self.durable, mark: self.mark(), with_catalog: false })
+            }
             Ok(usage) => {
                 self.failing = None;
                 self.usage = usage;
@@ -192,20 +209,31 @@ impl Spool {
                 self.retry_at = now + RETRY;
                 let full = matches!(error, StoreError::Full(_));
                 let damaged = matches!(error, StoreError::Damaged(_));
+                commit.full = full && !bare;
                 self.failing = Some(error);
                 self.in_flight = Some(commit);
-                if full && self.config.when_full == WhenFull::DropOldest {
-                    self.evict(now, ledger, losses);
-                    // No commit can be made first: the room is needed for it.
-                    for (dir, _) in core::mem::take(&mut self.condemned) {
+                if full {
+                    let drops = self.config.when_full == WhenFull::DropOldest;
+                    if drops {
+                        self.evict(now, ledger, losses);
+                    }
+                    // No commit can be made first: the room is needed for it. The newest has the only state record.
+                    let newest = self.newest_written().filter(|_| !drops);
+                    for (dir, _) in self.condemned.extract_if(.., |(dir, _)| Some(*dir) != newest) {
                         self.commands.push_back(StoreCommand::Remove(dir));
                     }
-                } else if damaged {
+                } else if damaged && !bare {
                     self.abandon_active(now, ledger, losses);
                 }
                 None
             }
         }
+    }
+
+    /// The newest directory into which a commit has gone.
+    fn newest_written(&self) -> Option<DirId> {
+        let durable = self.extents.iter().filter(|extent| extent.first <= self.durable).map(|extent| extent.dir);
+        durable.chain(self.condemned.iter().map(|(dir, _)| *dir)).max()
     }
 
     pub(super) fn over_quota(&self) -> bool {
