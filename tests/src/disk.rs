@@ -1,9 +1,10 @@
 //! A small file system of the test's own, which fails when it is told to: full, without inodes, read-only, away; and
 //! system calls of a running process that fail.
 //!
-//! It is a tmpfs, mounted where the test says and unmounted when dropped, so this wants root. Real errors of the kernel
-//! where a mount can make them, strace where only hardware could. A mount with open files cannot be made read-only, but a
-//! read-only view of it can be laid over it: then open files can still be written and nothing new can be made.
+//! It is a tmpfs or an ext4 image, mounted where the test says and unmounted when dropped, so this wants root. Errors are
+//! the kernel's own where a mount can make them, strace's where only hardware could. A mount with open files cannot be
+//! made read-only, but a read-only view of it can be laid over it: then open files can still be written and nothing new
+//! can be made.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -15,6 +16,17 @@ use crate::process::{Process, eventually, program};
 
 /// Size and inodes: a spool of 4 MB fits, with its ballast and what sled takes.
 const OPTIONS: &str = "size=16m,nr_inodes=400";
+/// The same, with a journal.
+const IMAGE: u64 = 24 << 20;
+
+/// Of what kind a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Memory: says at once what it has no room for.
+    Tmpfs,
+    /// An image in a file: may say so only when it is synced.
+    Ext4,
+}
 
 /// What is wrong with a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +59,22 @@ impl Disk {
     ///
     /// # Errors
     /// Without root, or if the folders cannot be made.
-    pub fn mount(folder: &Path, place: &str) -> io::Result<Self> {
+    pub fn mount(folder: &Path, place: &str, kind: Kind) -> io::Result<Self> {
         let place = folder.join(place);
         let mut this =
             Self { folder: folder.to_owned(), place: place.clone(), mounted: Vec::new(), trouble: None, strace: None };
         let view = this.view();
         fs::create_dir_all(&place)?;
         fs::create_dir_all(&view)?;
-        this.lay(&["-t", "tmpfs", "-o", OPTIONS, "tmpfs"], &place)?;
+        match kind {
+            Kind::Tmpfs => this.lay(&["-t", "tmpfs", "-o", OPTIONS, "tmpfs"], &place)?,
+            Kind::Ext4 => {
+                let image = folder.join("image");
+                File::create(&image)?.set_len(IMAGE)?;
+                succeed(Command::new(program("mkfs.ext4", "Debian's e2fsprogs")).args(["-q", "-m", "0"]).arg(&image))?;
+                this.lay(&["-o", "loop", &image.to_string_lossy()], &place)?;
+            }
+        }
         this.lay(&["--bind", &place.to_string_lossy()], &view)?;
         succeed(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&view))?;
         Ok(this)
