@@ -70,7 +70,7 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "spool    {} batches, {} on disk, oldest {}; seq {} to {}, acknowledged to {}; {} quarantined; {} a day written",
+        "spool    {} batches, {} on disk, oldest {}; seq {} to {}, acknowledged to {}; {} quarantined{}",
         s.spool.records,
         bytes(s.spool.disk_bytes),
         age(s.spool.oldest_ms),
@@ -153,13 +153,12 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// What so many bytes in so many ms come to in a day; early on that tells nothing.
+/// What so many bytes in so many ms come to in a day; in the first minute that tells nothing.
 fn a_day(written: Option<u64>, uptime_ms: u64) -> String {
     const DAY_MS: u128 = 86_400_000;
-    match written {
-        Some(written) if uptime_ms >= 60_000 => bytes((u128::from(written) * DAY_MS / u128::from(uptime_ms)) as u64),
-        _ => "unknown".to_owned(),
-    }
+    let Some(written) = written.filter(|_| uptime_ms >= 60_000) else { return String::new() };
+    let a_day = u128::from(written) * DAY_MS / u128::from(uptime_ms);
+    format!("; {} a day written", bytes(u64::try_from(a_day).unwrap_or(u64::MAX)))
 }
 
 fn age(ms: Option<u64>) -> String {
