@@ -100,16 +100,10 @@ pub enum ConnectFault {
 
 impl ConnectFault {
     /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Refused,
-        Self::Silent,
-        Self::Half,
-        Self::Garbage,
-        Self::ClaimsSession,
-        Self::Reset,
-        Self::BadLength,
-        Self::NoSubscription,
-    ];
+    pub const ALL: [Self; 8] = {
+        use ConnectFault::{BadLength, ClaimsSession, Garbage, Half, NoSubscription, Refused, Reset, Silent};
+        [Refused, Silent, Half, Garbage, ClaimsSession, Reset, BadLength, NoSubscription]
+    };
 }
 
 /// When to misbehave, and how.
@@ -454,15 +448,13 @@ async fn serve(
                     Some(AckFault::Huge) => send(Out::Bytes(vec![0x30, 0xFF, 0xFF, 0xFF, 0x7F, 0, 4])),
                 }
             }
-            Ok(Packet::Subscribe(subscribe)) if fault == Some(ConnectFault::NoSubscription) => {
-                let refused = vec![SubscribeReasonCode::Failure; subscribe.filters.len()];
-                send(Out::Packet(Packet::SubAck(SubAck::new(subscribe.pkid, refused))));
-            }
             Ok(Packet::Subscribe(subscribe)) => {
-                let granted = subscribe.filters.iter().map(|_| SubscribeReasonCode::Success(QoS::AtMostOnce)).collect();
-                send(Out::Packet(Packet::SubAck(SubAck::new(subscribe.pkid, granted))));
+                let refused = fault == Some(ConnectFault::NoSubscription);
+                let granted = SubscribeReasonCode::Success(QoS::AtMostOnce);
+                let code = if refused { SubscribeReasonCode::Failure } else { granted };
+                send(Out::Packet(Packet::SubAck(SubAck::new(subscribe.pkid, vec![code; subscribe.filters.len()]))));
                 let mut state = shared.state();
-                subscribe.filters.iter().for_each(|filter| state.subscribe(id, &filter.path));
+                subscribe.filters.iter().filter(|_| !refused).for_each(|filter| state.subscribe(id, &filter.path));
             }
             Ok(Packet::Unsubscribe(unsubscribe)) => {
                 send(Out::Packet(Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid))))
