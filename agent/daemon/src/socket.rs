@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DEVICE_PATIENCE: Duration = Duration::from_secs(90);
 /// A client that says nothing for so long wants the status.
 const SILENT: Duration = Duration::from_millis(300);
+/// How long nobody is let in after the system has refused to.
+const REFUSED: Duration = Duration::from_millis(100);
 /// Longest request in bytes.
 const LINE: u64 = 1_024;
 /// Largest status a client takes: 10,000 devices of some 200 bytes, and room.
@@ -189,9 +191,11 @@ pub async fn serve(listener: UnixListener, owner: mpsc::Sender<Wish>) {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // Out of descriptors, or a client that is gone already: give others a turn.
+                // A client that is gone already; or out of descriptors, and then it still waits: asked again at once,
+                // it would be refused at once, for ever.
                 Err(_) => {
-                    tokio::task::yield_now().await;
+                    #[allow(clippy::disallowed_methods, reason = "until others have given a descriptor back")]
+                    tokio::time::sleep(REFUSED).await;
                     continue;
                 }
             },
