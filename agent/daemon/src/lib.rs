@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod field;
 pub mod import;
+pub mod log;
 pub mod memory;
 pub mod mqtt;
 pub mod notices;

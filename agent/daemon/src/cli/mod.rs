@@ -15,17 +15,13 @@ mod spool;
 mod status;
 mod watch;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use rustix::fs::FileType;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, Occasion, load};
+use crate::log;
 
 /// `EX_CONFIG` of sysexits.h; the unit's `RestartPreventExitStatus`.
 pub const BAD_CONFIGURATION: u8 = 78;
@@ -102,7 +98,7 @@ impl Cli {
         match self.command {
             Command::Run(file) => match load_or_tell(&file, Occasion::Run) {
                 Some(config) => {
-                    log_to_stderr(&config.agent.log);
+                    log::to_stderr(&config.agent.log);
                     crate::run::run(config)
                 }
                 None => ExitCode::from(BAD_CONFIGURATION),
@@ -131,19 +127,6 @@ fn load_or_tell(file: &FileArg, occasion: Occasion) -> Option<Config> {
     }
     report.tell();
     config
-}
-
-/// Log lines to stderr. A socket there is journald's, which stamps each line itself; anything else gets stamps from us.
-fn log_to_stderr(directives: &str) {
-    // The directives were parsed when the configuration was checked.
-    let targets: Targets = directives.parse().unwrap_or_default();
-    let stderr = std::io::stderr();
-    let journal =
-        rustix::fs::fstat(&stderr).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
-    let lines = tracing_subscriber::fmt::layer().with_ansi(stderr.is_terminal()).with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(targets);
-    // A second call, in a process that logs already, changes nothing.
-    let _ = if journal { registry.with(lines.without_time()).try_init() } else { registry.with(lines).try_init() };
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub struct SimulateArgs {
 
 pub(super) fn simulate(args: &SimulateArgs) -> ExitCode {
     let Some(config) = load_or_tell(&args.file, Occasion::Check) else { return ExitCode::from(BAD_CONFIGURATION) };
-    super::log_to_stderr("info");
+    crate::log::to_stderr("info");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run(args, config))) {
         Ok(()) => ExitCode::SUCCESS,
