@@ -78,6 +78,17 @@ impl Configuration {
         self
     }
 
+    /// Writes it as `agent.toml` of an agent that keeps its state in `folder`, which is made; gives its path.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write(&self, folder: &Path) -> io::Result<PathBuf> {
+        fs::create_dir_all(folder.join("state"))?;
+        let config = folder.join("agent.toml");
+        fs::write(&config, self.render(folder))?;
+        Ok(config)
+    }
+
     /// The machine's clock is trusted: without that the polls missed while the agent was down cannot be counted
     /// (contract rule 9), and machines that run tests often have no time daemon.
     fn render(&self, folder: &Path) -> String {
@@ -110,7 +121,9 @@ impl Agent {
     /// # Panics
     /// If the binary is not there.
     pub fn start(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
-        Self::start_in(folder, configuration, Around::default())
+        let config = configuration.write(folder)?;
+        let process = launch(folder, &config, Command::new(binary("tributary")))?;
+        Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 
     /// The same, where `/etc/hosts` is that file and nobody is asked for other names: in a mount namespace of its own.
@@ -118,7 +131,11 @@ impl Agent {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_among(folder: &Path, configuration: &Configuration, hosts: &Path) -> io::Result<Self> {
-        Self::start_in(folder, configuration, Around { hosts: Some(hosts.to_path_buf()), ..Around::default() })
+        let config = configuration.write(folder)?;
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", AMONG, "sh"]).arg(hosts).arg(binary("tributary"));
+        let process = launch(folder, &config, command)?;
+        Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 
     /// The same, in the environment that the service gives it (`systemd/tributary.service`).
@@ -126,17 +143,28 @@ impl Agent {
     /// # Errors
     /// As [`start`](Self::start); the unit cannot be read.
     pub fn start_as_service(folder: &Path, configuration: &Configuration) -> io::Result<Self> {
+        Self::start_under(folder, configuration, &[])
+    }
+
+    /// The same, by a program that limits it and then becomes it: `prlimit …`, `setpriv …`.
+    ///
+    /// # Errors
+    /// As [`start_as_service`](Self::start_as_service).
+    pub fn start_under(folder: &Path, configuration: &Configuration, limits: &[&str]) -> io::Result<Self> {
         let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/tributary.service"))?;
         let lines = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
         let environment: Vec<_> = lines.flat_map(str::split_whitespace).filter_map(|set| set.split_once('=')).collect();
-        Self::start_in(folder, configuration, Around { environment: &environment, ..Around::default() })
-    }
-
-    fn start_in(folder: &Path, configuration: &Configuration, around: Around<'_>) -> io::Result<Self> {
-        fs::create_dir_all(folder.join("state"))?;
-        let config = folder.join("agent.toml");
-        fs::write(&config, configuration.render(folder))?;
-        let process = launch(folder, &config, &around)?;
+        let config = configuration.write(folder)?;
+        let mut command = limits.split_first().map_or_else(
+            || Command::new(binary("tributary")),
+            |(program, rest)| {
+                let mut command = Command::new(program);
+                command.args(rest).arg(binary("tributary"));
+                command
+            },
+        );
+        command.envs(environment);
+        let process = launch(folder, &config, command)?;
         Ok(Self { folder: folder.to_path_buf(), config, process, starts: 1 })
     }
 
@@ -156,7 +184,7 @@ impl Agent {
     /// # Errors
     /// If it cannot be started.
     pub fn restart(&mut self) -> io::Result<()> {
-        self.process = launch(&self.folder, &self.config, &Around::default())?;
+        self.process = launch(&self.folder, &self.config, Command::new(binary("tributary")))?;
         self.starts += 1;
         Ok(())
     }
@@ -201,28 +229,11 @@ impl Agent {
     }
 }
 
-/// What is around the process.
-#[derive(Debug, Default)]
-struct Around<'a> {
-    environment: &'a [(&'a str, &'a str)],
-    /// What `/etc/hosts` is to it.
-    hosts: Option<PathBuf>,
-}
-
 /// Mounts its own files over what names are looked up in, then becomes the program.
 const AMONG: &str = "mount --bind \"$1\" /etc/hosts && mount --bind /dev/null /etc/resolv.conf && shift && \
                      exec setpriv --pdeathsig KILL -- \"$@\"";
 
-fn launch(folder: &Path, config: &Path, around: &Around<'_>) -> io::Result<Process> {
-    let mut command = match &around.hosts {
-        None => Command::new(binary("tributary")),
-        Some(hosts) => {
-            let mut command = Command::new("unshare");
-            command.args(["--map-root-user", "--mount", "sh", "-c", AMONG, "sh"]).arg(hosts).arg(binary("tributary"));
-            command
-        }
-    };
-    command.envs(around.environment.iter().copied());
+fn launch(folder: &Path, config: &Path, mut command: Command) -> io::Result<Process> {
     command.args(["run", "-c"]).arg(config).env("RUST_BACKTRACE", "1");
     Process::start("agent", folder, &command)
 }

@@ -4,6 +4,7 @@
 //! seeds that are printed. `README.md` beside this folder says what each test shows and how to run one.
 
 pub mod agent;
+pub mod backlog;
 pub mod broker;
 pub mod disk;
 pub mod evidence;
