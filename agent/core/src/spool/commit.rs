@@ -318,3 +318,35 @@ fn split_off(extent: &mut Extent, seq: u64, dir: DirId) -> Extent {
     extent.count = offset;
     cut
 }
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use tributary_protocols::time::Wall;
+
+    use super::*;
+    use crate::record::Head;
+    use crate::spool::Config;
+    use crate::store::Recovered;
+
+    /// Three directories of one batch each; with the third the quota is passed.
+    #[test]
+    fn what_gives_way_is_the_oldest() {
+        let (now, config) =
+            (Mono::ZERO, Config { max_disk: 2 << 20, commit: Duration::ZERO, when_full: WhenFull::DropOldest });
+        let (mut ledger, mut losses) = (Ledger::default(), Losses::default());
+        let mut spool = Spool::start(config, now, Recovered::default(), |_| 7).spool;
+        let head = Head { zstd: false, readings: 5, catalog_rev: 1, body_crc32c: 0, oldest: Wall(0) };
+        for disk_bytes in [0, 0, 2 << 20] {
+            spool.push(head, alloc::vec![0; 128 << 10]);
+            let command = spool.poll(now, &ledger, &losses, Snapshot::default);
+            assert!(matches!(command, Some(StoreCommand::Commit(_))), "{command:?}");
+            spool.handle_committed(now, Ok(Usage { disk_bytes, ..Usage::default() }), &mut ledger, &mut losses);
+        }
+        let lost = losses.carry(4, 10_000);
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        assert_eq!((lost[0].reason(), lost[0].first_seq, lost[0].last_seq), (Reason::SpoolFull, 1, 1));
+        assert_eq!((spool.first_retained(), ledger.lost()), (2, 5));
+    }
+}
