@@ -3,13 +3,11 @@
 //! `tests/tests/corpus.rs` replays `tests/fuzz/corpus/` through them at every run; the project in `tests/fuzz/` lets a
 //! fuzzer look for more. Nothing here keeps anything between two calls, so that a file that fails fails alone.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prost::Message;
 use tributary::config::{Occasion, load_with};
 use tributary::import::table::Mapping;
-use tributary_core::model::{self, Deadband, Model, PointKey};
 use tributary_core::pipeline::{Now, Output, Pipeline};
 use tributary_core::record::Head;
 use tributary_core::state::State;
@@ -25,7 +23,6 @@ use tributary_protocols::modbus::register::{Order, RegisterType, Table};
 use tributary_protocols::mqtt;
 use tributary_protocols::reading::{Outcome, Poll, Sample};
 use tributary_protocols::time::{Mono, Wall};
-use tributary_protocols::value::{PointType, Scale};
 
 use crate::settings;
 use crate::store::MemStore;
@@ -209,7 +206,7 @@ struct Agent {
 impl Agent {
     fn new(found: Recovered) -> Self {
         let now = Now { mono: Mono::from_millis(1_000), wall: Wall(1_700_000_000_000) };
-        let pipeline = Pipeline::new(settings::usual(1), model(), found, now).expect("a sound model");
+        let pipeline = Pipeline::new(settings::usual(1), settings::one_point(), found, now).expect("a sound model");
         let mut agent = Self { pipeline, disk: MemStore::new(256 << 20), now };
         agent.pipeline.handle_clock(now, pb::TimeQuality::Synced, 0);
         agent.act();
@@ -245,35 +242,6 @@ impl Agent {
     fn law(&self) {
         let (ledger, held) = (self.pipeline.ledger(), self.pipeline.held());
         assert!(ledger.holds(held), "the law is broken: held {held}, {ledger:?}");
-    }
-}
-
-fn model() -> Model {
-    let point = model::Point {
-        device: 0,
-        name: "p".into(),
-        ty: PointType::Uint64,
-        unit: String::new(),
-        scale: Scale::default(),
-        description: String::new(),
-        source: "holding:0:u64".into(),
-        counter: false,
-        counter_modulus: 0,
-        max_rate: None,
-        scale_from: None,
-        labels: BTreeMap::new(),
-        extra: BTreeMap::new(),
-        valid: None,
-        bad: Vec::new(),
-        deadband: Deadband::None,
-        heartbeat: None,
-        window: None,
-        raw: false,
-    };
-    Model {
-        devices: vec![model::Device { name: "d".into(), protocol: "modbus".into(), ..Default::default() }],
-        points: vec![point],
-        requests: vec![model::Request { device: 0, points: vec![PointKey(0)], period_ms: 1_000 }],
     }
 }
 

@@ -330,23 +330,45 @@ mod tests {
     use crate::spool::Config;
     use crate::store::Recovered;
 
-    /// Three directories of one batch each; with the third the quota is passed.
+    const NOW: Mono = Mono::ZERO;
+
+    fn spool() -> (Spool, Ledger, Losses) {
+        let config = Config { max_disk: 2 << 20, commit: Duration::ZERO, when_full: WhenFull::DropOldest };
+        (Spool::start(config, NOW, Recovered::default(), |_| 7).spool, Ledger::default(), Losses::default())
+    }
+
+    /// Commits a batch that fills a directory; then the spool takes so much.
+    fn fill(spool: &mut Spool, disk_bytes: u64, ledger: &mut Ledger, losses: &mut Losses) {
+        let head = Head { zstd: false, readings: 5, catalog_rev: 1, body_crc32c: 0, oldest: Wall(0) };
+        spool.push(head, alloc::vec![0; 128 << 10]);
+        let command = spool.poll(NOW, ledger, losses, Snapshot::default);
+        assert!(matches!(command, Some(StoreCommand::Commit(_))), "{command:?}");
+        spool.handle_committed(NOW, Ok(Usage { disk_bytes, ..Usage::default() }), ledger, losses);
+    }
+
+    /// Three directories; with the third the quota is passed.
     #[test]
     fn what_gives_way_is_the_oldest() {
-        let (now, config) =
-            (Mono::ZERO, Config { max_disk: 2 << 20, commit: Duration::ZERO, when_full: WhenFull::DropOldest });
-        let (mut ledger, mut losses) = (Ledger::default(), Losses::default());
-        let mut spool = Spool::start(config, now, Recovered::default(), |_| 7).spool;
-        let head = Head { zstd: false, readings: 5, catalog_rev: 1, body_crc32c: 0, oldest: Wall(0) };
+        let (mut spool, mut ledger, mut losses) = spool();
         for disk_bytes in [0, 0, 2 << 20] {
-            spool.push(head, alloc::vec![0; 128 << 10]);
-            let command = spool.poll(now, &ledger, &losses, Snapshot::default);
-            assert!(matches!(command, Some(StoreCommand::Commit(_))), "{command:?}");
-            spool.handle_committed(now, Ok(Usage { disk_bytes, ..Usage::default() }), &mut ledger, &mut losses);
+            fill(&mut spool, disk_bytes, &mut ledger, &mut losses);
         }
         let lost = losses.carry(4, 10_000);
         assert_eq!(lost.len(), 1, "{lost:?}");
         assert_eq!((lost[0].reason(), lost[0].first_seq, lost[0].last_seq), (Reason::SpoolFull, 1, 1));
         assert_eq!((spool.first_retained(), ledger.lost()), (2, 5));
+    }
+
+    /// A state record that still names it would find it damaged after a crash.
+    #[test]
+    fn a_directory_goes_after_the_commit_that_no_longer_names_it() {
+        let (mut spool, mut ledger, mut losses) = spool();
+        fill(&mut spool, 0, &mut ledger, &mut losses);
+        fill(&mut spool, 0, &mut ledger, &mut losses);
+        spool.settle(NOW, 1..=1, How::Delivered, &mut ledger, &mut losses);
+        assert!(spool.poll_commands(NOW).is_none());
+        fill(&mut spool, 0, &mut ledger, &mut losses);
+        let first = DirId { epoch: 7, first: 1 };
+        assert!(matches!(spool.poll_commands(NOW), Some(StoreCommand::Remove(dir)) if dir == first));
     }
 }

@@ -198,3 +198,47 @@ impl Uplink {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{self, Snapshot, WhenFull};
+    use crate::store::{Recovered, Usage};
+    use crate::uplink::{self, Order};
+
+    /// A batch is durable and was never published: an Ack of another epoch says nothing of it, and one of this epoch
+    /// cannot mean it.
+    #[test]
+    fn what_was_never_published_is_freed_by_no_ack() {
+        let (now, mut ledger, mut losses) = (Mono::ZERO, Ledger::default(), Losses::default());
+        let config = spool::Config { max_disk: 2 << 20, commit: Duration::ZERO, when_full: WhenFull::DropOldest };
+        let mut spool = Spool::start(config, now, Recovered::default(), |_| 7).spool;
+        let head = Head {
+            zstd: false,
+            readings: 5,
+            catalog_rev: 1,
+            body_crc32c: 0,
+            oldest: tributary_protocols::time::Wall(0),
+        };
+        spool.push(head, head.record(&[]));
+        assert!(spool.poll(now, &ledger, &losses, Snapshot::default).is_some());
+        spool.handle_committed(now, Ok(Usage::default()), &mut ledger, &mut losses);
+        let config = uplink::Config {
+            ack: AckMode::Receiver,
+            order: Order::LiveFirst,
+            reconnect_max: Duration::from_secs(1),
+            window_batches: 1,
+            window_bytes: 1,
+            backlog_rate: None,
+        };
+        let mut uplink = Uplink::new(config, now);
+        uplink.handle_connected(now, &mut spool);
+        let doubt = Consequence::NewEpoch(Doubt::AboveMark { seq: 1, mark: 0 });
+        for (epoch, consequence) in [(8, Consequence::None), (7, doubt)] {
+            let ack = pb::Ack { epoch, contiguous_seq: 1, ..pb::Ack::default() };
+            let mut rng = fastrand::Rng::with_seed(1);
+            let came = uplink.handle_ack(now, &ack, &mut spool, &mut ledger, &mut losses, &mut rng);
+            assert_eq!((came, spool.backlog(), ledger.delivered), (consequence, 1, 0));
+        }
+    }
+}
