@@ -2,8 +2,9 @@
 //!
 //! Who logs says a thing once and then counts. That bounds a fault that stays, not one that comes and goes: a bus that
 //! fails at every other poll is well again in between. So all lines draw on one allowance here. What it does not cover is
-//! left out and counted, and the count is said with the next line that fits. Warnings, which
-//! come in storms, leave a quarter of it to what is rarer: errors, and that the agent starts and ends. What was asked for by `log = "debug"` is not limited: who asks for it wants it.
+//! left out and counted, and the count is said with the next line that fits. Warnings, which come in storms, leave a quarter
+//! of it to what is rarer: errors, and that the agent starts and ends. `log = "debug"` is not limited: who asks for it
+//! wants it.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};

@@ -191,18 +191,16 @@ impl SledStore {
         let path = disk::place(&self.root, id);
         // Before sled, which destroys what it does not understand.
         let left = Salvage::of(&path)?;
-        let holes = || Fault::Broken("something that was committed is not whole".into());
         let news = database::begun(&path)? && !salvage::is_salvaged(&path);
         let opened = if news && left.has_holes(id.first) {
-            Err(holes())
+            Err(Fault::Broken("something that was committed is not whole".into()))
         } else {
-            self.with_room(|this| Database::open(&this.root, id)).and_then(|db| {
-                let whole = !news || db.index().is_ok_and(|index| !db.has_holes(&index));
-                if whole {
-                    return Ok(db);
+            self.with_room(|this| Database::open(&this.root, id)).and_then(|db| match news.then(|| db.check()) {
+                None | Some(Ok(())) => Ok(db),
+                Some(Err(fault)) => {
+                    close(Some(db));
+                    Err(fault)
                 }
-                close(Some(db));
-                Err(holes())
             })
         };
         match opened {
@@ -274,9 +272,11 @@ impl SledStore {
                 if was_open {
                     return Err(Fault::Unavailable(why));
                 }
-                let left = Salvage::of(&disk::place(&self.root, commit.dir))?;
-                self.repair(commit.dir, &left, &why)?;
-                Err(Fault::Unavailable(why))
+                let path = disk::place(&self.root, commit.dir);
+                let again = salvage::is_salvaged(&path);
+                self.repair(commit.dir, &Salvage::of(&path)?, &why)?;
+                // What was salvaged and fails again will not be better the third time: another directory has to do.
+                Err(if again { Fault::Broken(why) } else { Fault::Unavailable(why) })
             }
             Err(fault) => {
                 self.close(commit.dir);

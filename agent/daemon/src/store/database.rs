@@ -206,10 +206,16 @@ impl Database {
         self.stamp = last.map(|last| Stamp { generation, catalog: 0, last });
     }
 
-    /// Whether a record that was committed is not whole.
-    pub(super) fn has_holes(&self, index: &[IndexEntry]) -> bool {
+    /// Reads all that was committed.
+    ///
+    /// # Errors
+    /// `Broken` if a record is not whole; those of the disk.
+    pub(super) fn check(&self) -> Result<(), Fault> {
         let last = self.last().unwrap_or_else(|| self.id.first.saturating_sub(1));
-        (index.len() as u64) < last.saturating_add(1).saturating_sub(self.id.first)
+        if self.index()?.len() as u64 >= last.saturating_add(1).saturating_sub(self.id.first) {
+            return Ok(());
+        }
+        Err(Fault::Broken(format!("{}: a record is not whole", self.path.display())))
     }
 
     /// Takes away what a commit that never ended left above the last seq, and the note that the directory was left.
