@@ -104,7 +104,7 @@ fn write_requests(config: &Config, out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "written to the disk, at most: {} a day with a commit every {}; a longer spool.commit spares flash memory",
+        "written to the disk, at most, MQTT points not counted: {} a day with a commit every {}; a longer spool.commit spares flash memory",
         bytes(written_a_day(config) as u64),
         ms(config.spool.core().commit)
     )
