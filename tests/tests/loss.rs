@@ -58,6 +58,11 @@ async fn live_nothing_is_lost_on_a_link_cut_every_400_ms() -> Result<(), Fault> 
         (database.number(behind).await.ok()? == 0).then_some(())
     })
     .await;
+    // An agent that has no connection when it is asked to stop keeps what is left.
+    eventually("the connection to hold", Duration::from_secs(60), async || {
+        agent.status()?["uplink"]["healthy"].as_bool()?.then_some(())
+    })
+    .await;
     assert!(agent.stop().await.success());
     let ledger = eventually("the agent's last word", Duration::from_secs(10), async || {
         let offline = database.number("SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0").await.ok()?;

@@ -4,7 +4,7 @@
 //! agent's own computing, without system calls. 50 devices with 200 floats each, in requests of 62; every point has a
 //! valid range; answers vary as a quantity of limited resolution does.
 //!
-//! `cargo bench -p tributary-tests --bench pipeline` prints ns a reading and readings a second. With `-- check` it is
+//! `cargo bench -p tributary-core --bench pipeline` prints ns a reading and readings a second. With `-- check` it is
 //! short and fails if a reading takes more than [`MOST`] rounds of a loop of fixed work that is timed beside it: a
 //! ratio, for the machine may have any speed.
 
@@ -14,9 +14,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use prost::Message;
+use tributary_core::batch;
 use tributary_core::model::{self, Deadband, Model, PointKey, Statistic, Window};
-use tributary_core::pipeline::{Now, Output, Pipeline};
+use tributary_core::pipeline::{Config, Now, Output, Pipeline};
+use tributary_core::spool::{self, WhenFull};
 use tributary_core::store::{Commit, DirId, IndexEntry, Recovered, Store, StoreError, Usage};
+use tributary_core::uplink::{self, AckMode, Order};
 use tributary_proto::pb;
 use tributary_protocols::modbus::decode::decode;
 use tributary_protocols::modbus::plan::{PlannedPoint, Request};
@@ -159,6 +162,26 @@ impl Case {
     }
 }
 
+/// As `check` would have them by default.
+fn settings() -> Config {
+    Config {
+        batch: batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 << 10 },
+        spool: spool::Config { max_disk: 256 << 20, commit: Duration::from_secs(1), when_full: WhenFull::DropOldest },
+        uplink: uplink::Config {
+            ack: AckMode::Receiver,
+            order: Order::LiveFirst,
+            reconnect_max: Duration::from_secs(300),
+            window_batches: 16,
+            window_bytes: 64 << 10,
+            backlog_rate: None,
+        },
+        version: "0".into(),
+        config_sha256: String::new(),
+        boot_id: [1; 16],
+        seed: 1,
+    }
+}
+
 /// The pipeline with a world that does everything at once.
 struct Line {
     pipeline: Pipeline,
@@ -198,8 +221,7 @@ impl Line {
         let answers = requests.iter().map(|request| (0..ANSWERS).map(|turn| answer(request, turn)).collect()).collect();
         let now = Now { mono: Mono::from_millis(1_000), wall: Wall(1_700_000_000_000) };
         let pipeline =
-            Pipeline::new(tributary_tests::settings::usual(1), case.model(&requests), Recovered::default(), now)
-                .expect("a sound model");
+            Pipeline::new(settings(), case.model(&requests), Recovered::default(), now).expect("a sound model");
         let period = Duration::from_millis(case.period_ms.into());
         let mut line = Self { pipeline, store: AtOnce::default(), requests, answers, now, period };
         line.pipeline.handle_clock(now, pb::TimeQuality::Synced, 0);
