@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{Process, binary, eventually};
+use crate::process::{Process, binary, eventually, signal};
 
 /// Site of every agent of the tests.
 pub const SITE: &str = "plant-1";
@@ -189,6 +189,16 @@ impl Agent {
         Ok(())
     }
 
+    /// Writes another configuration and sends SIGHUP.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn reload(&self, configuration: &Configuration) -> io::Result<()> {
+        configuration.write(&self.folder)?;
+        signal(self.pid(), "-HUP");
+        Ok(())
+    }
+
     /// How often it was started.
     #[must_use]
     pub fn starts(&self) -> u32 {
@@ -212,6 +222,12 @@ impl Agent {
         if let Some(status) = self.process.ended() {
             panic!("the agent ended by itself: {status}");
         }
+    }
+
+    /// Its exit status, if it has ended.
+    #[must_use]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
     }
 
     /// What `tributary status --json` says; `None` while it cannot be reached.

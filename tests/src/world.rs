@@ -102,6 +102,7 @@ enum Event {
     Gone(u32, u64),
     Trouble,
     Odd,
+    Reload,
     Calm(Calm),
     Start,
     Kill(bool),
@@ -203,6 +204,9 @@ impl World {
         if faults.strange.any() {
             world.at(31 * SECOND, Event::Odd);
         }
+        if faults.strange.reload {
+            world.at(32 * SECOND, Event::Reload);
+        }
         if faults.clock {
             world.at(300 * SECOND, Event::Synchronised);
         }
@@ -277,6 +281,10 @@ impl World {
     }
 
     fn config(&mut self) -> Config {
+        Config { boot_id: self.rng.u128(..).to_le_bytes(), seed: self.rng.u64(..), ..self.settings() }
+    }
+
+    fn settings(&self) -> Config {
         // A directory is a sixteenth of it: small ones, so that some close within the hour.
         let quota = if self.faults.quota || self.faults.damage { 1_500 << 10 } else { 1 << 28 };
         let when_full = if self.faults.stop_polling { WhenFull::StopPolling } else { WhenFull::DropOldest };
@@ -290,7 +298,7 @@ impl World {
             config.uplink.ack = AckMode::Broker;
         }
         config.uplink.backlog_rate = self.faults.strange.backlog_rate.then_some(20_000);
-        Config { boot_id: self.rng.u128(..).to_le_bytes(), seed: self.rng.u64(..), ..config }
+        config
     }
 
     // ------------------------------------------------------------------------------------------------------- time
@@ -378,6 +386,7 @@ impl World {
             Event::DiskDone(_) | Event::Dialled(..) | Event::Commit(_) | Event::Gone(..) => {}
             Event::Trouble => self.trouble(),
             Event::Odd => self.odd(),
+            Event::Reload => self.reload(),
             Event::Calm(calm) => self.calm(calm),
             Event::Start => self.start(),
             Event::Kill(clean) => self.kill(clean),

@@ -1,11 +1,11 @@
 //! The pipeline alone, told moment by moment what no simulated world is sure to meet: a clock that becomes right without a
-//! step (contract rule 17), a batch that is sealed while an older commit is under way (rule 23).
+//! step (contract rule 17), a batch that is sealed while an older commit is under way (rule 23), a reload.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use prost::Message;
-use tributary_core::model::{Model, PointKey};
+use tributary_core::model::{self, Deadband, Model, PointKey, Statistic, Window};
 use tributary_core::pipeline::{Arrival, Now, Output, Pipeline, Receipt};
 use tributary_core::record::Head;
 use tributary_core::store::{Recovered, StoreCommand};
@@ -86,4 +86,72 @@ fn a_message_is_acknowledged_after_its_own_commit() {
         now = second_after(now);
     }
     assert!(released, "the message is acknowledged in the end");
+}
+
+/// Runs the pipeline of one point for five polls, gives it `changed`'s model, and polls once more.
+fn reloaded(point: &model::Point, changed: impl FnOnce(&mut model::Point)) -> [Pipeline; 2] {
+    let model = |point: &model::Point| Model { points: vec![point.clone()], ..settings::one_point() };
+    let poll = |at: Now| Poll { request: 0, at: at.wall, outcome: Outcome::Samples(vec![Sample::good(1)]) };
+    let live = |new: Option<Model>| {
+        let (mut now, mut pipeline, mut disk) = (START, pipeline(model(point)), MemStore::new(1 << 20));
+        let mut turn = |now: Now, pipeline: &mut Pipeline| {
+            while let Some(output) = pipeline.poll(now) {
+                if let Output::Store(command) = output {
+                    pipeline.handle_store(now, command.run(&mut disk));
+                }
+            }
+        };
+        for _ in 0..5 {
+            pipeline.handle_poll(now, &poll(now));
+            turn(now, &mut pipeline);
+            now = second_after(now);
+        }
+        if let Some(new) = new {
+            assert!(pipeline.can_reload());
+            pipeline.reload(now, settings::usual(2), &new).expect("a sound model");
+            assert!(pipeline.ledger().holds(pipeline.held()), "{:?}", pipeline.ledger());
+        }
+        pipeline.handle_poll(now, &poll(now));
+        turn(now, &mut pipeline);
+        assert!(pipeline.ledger().holds(pipeline.held()), "{:?}", pipeline.ledger());
+        pipeline
+    };
+    let mut new = point.clone();
+    changed(&mut new);
+    [live(None), live(Some(model(&new)))]
+}
+
+/// Ledger and catalogue after a reload, beside those without.
+fn told(pipelines: [Pipeline; 2]) -> [(u64, u64, u64, u32); 2] {
+    pipelines.map(|it| (it.ledger().admitted, it.ledger().filtered, it.held(), it.catalog_rev()))
+}
+
+#[test]
+fn what_a_reload_does_not_change_goes_on() {
+    let window = Some(Window { every_ms: 3_600_000, stats: vec![Statistic::Count] });
+    let point = settings::one_point().points[0].clone();
+    let (windowed, counter) =
+        (model::Point { window, ..point.clone() }, model::Point { counter: true, raw: true, ..point.clone() });
+    let damped = model::Point { deadband: Deadband::Absolute(1.0), raw: true, ..point.clone() };
+    for point in [windowed, counter, damped, model::Point { raw: true, ..point }] {
+        let [without, with] = told(reloaded(&point, |_| {}));
+        assert_eq!(without, with, "{point:?}");
+        let [(.., before), (.., after)] = told(reloaded(&point, |point| point.description = "a word".into()));
+        assert_eq!(after, before + 1, "a description is another revision of the same point");
+    }
+}
+
+#[test]
+fn what_a_reload_changes_begins_anew() {
+    let stats = vec![Statistic::Count];
+    let point = settings::one_point().points[0].clone();
+    let windowed = model::Point { window: Some(Window { every_ms: 3_600_000, stats: stats.clone() }), ..point.clone() };
+    let [without, with] = told(reloaded(&windowed, |point| point.window = Some(Window { every_ms: 60_000, stats })));
+    assert_eq!(without, (6, 0, 6, 1), "six in the open window");
+    // Five are folded, their count is a reading of its own, and the sixth is in the new window.
+    assert_eq!(with, (7, 5, 2, 2));
+    let damped = model::Point { deadband: Deadband::Absolute(1.0), raw: true, ..point };
+    let [without, with] = told(reloaded(&damped, |point| point.unit = "V".into()));
+    assert_eq!(without, (6, 5, 1, 1), "one sent");
+    assert_eq!(with, (6, 4, 2, 2), "another point: its first reading is sent");
 }

@@ -28,7 +28,7 @@ enum Kind {
     Group = 3,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Open {
     entries: BTreeMap<(Kind, u32), Vec<u8>>,
     ids: BTreeMap<(Kind, Identity), u32>,
@@ -36,7 +36,7 @@ struct Open {
 }
 
 /// The catalogue.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Catalog {
     epoch: u64,
     rev: u32,

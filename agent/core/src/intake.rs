@@ -31,6 +31,7 @@ use crate::window::accumulator::Accumulator;
 use crate::window::clock::{Closed, WindowClock};
 
 mod build;
+mod inherit;
 mod scaled;
 
 use scaled::{Factor, Scaled};
@@ -419,7 +420,7 @@ impl Intake {
     pub fn close_windows(&mut self, now: Mono, wall: Wall, accepts: bool, mut books: Books<'_>) {
         for clock in 0..self.clocks.len() {
             if let Some(closed) = self.clocks[clock].handle_close(now, wall) {
-                self.close_clock(now, clock, closed, accepts, &mut books);
+                self.close_clock(now, clock, closed, accepts, &mut books, |_| true);
             }
         }
     }
@@ -428,7 +429,7 @@ impl Intake {
     pub fn stop_windows(&mut self, now: Mono, mut books: Books<'_>) {
         for clock in 0..self.clocks.len() {
             let closed = self.clocks[clock].handle_stop(now);
-            self.close_clock(now, clock, closed, true, &mut books);
+            self.close_clock(now, clock, closed, true, &mut books, |_| true);
         }
     }
 
@@ -439,11 +440,20 @@ impl Intake {
         }
     }
 
-    fn close_clock(&mut self, now: Mono, clock: usize, closed: Closed, accepts: bool, books: &mut Books<'_>) {
+    /// Closes the windows of `which` groups that this clock has closed.
+    fn close_clock(
+        &mut self,
+        now: Mono,
+        clock: usize,
+        closed: Closed,
+        accepts: bool,
+        books: &mut Books<'_>,
+        which: impl Fn(Whose) -> bool,
+    ) {
         let mut row = core::mem::take(&mut self.row);
         for index in 0..self.windows.len() {
             let windows = &mut self.windows[index];
-            if windows.clock != clock {
+            if windows.clock != clock || !which(self.sets.whose(windows.set)) {
                 continue;
             }
             if windows.on_arrival && windows.members.iter().all(|member| member.accumulator.readings() == 0) {

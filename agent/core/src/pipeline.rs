@@ -33,6 +33,7 @@ use crate::store::{Recovered, StoreCommand, StoreError};
 use crate::uplink::{self, Doubt, Publish, Step, Uplink};
 
 mod happened;
+mod reload;
 mod seal;
 mod tell;
 
@@ -220,7 +221,7 @@ impl Pipeline {
         let restored_rev = catalog.rev();
         let (mut ledger, mut losses) = (started.ledger, started.losses);
         let mut batcher = Batcher::new(config.batch);
-        let mut intake = Intake::new(model, &mut catalog, &mut batcher, now.mono, now.wall)?;
+        let mut intake = Intake::new(&model, &mut catalog, &mut batcher, now.mono, now.wall)?;
         catalog.close();
         if let Some(state) = &started.state {
             intake.sets().restore(state, now.wall, &mut ledger, &mut losses);

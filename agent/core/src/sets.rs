@@ -4,7 +4,7 @@
 //! last poll and what of it was only in memory. After a start without a clean stop, each set is owed one `Loss`
 //! AGENT_DOWN: what it held, and the polls that were due until it was polled again.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use tributary_proto::pb::loss::Reason;
@@ -162,7 +162,27 @@ impl Sets {
 
     /// The agent stops cleanly at `at`: what is still owed ends here, for polls are due no more.
     pub fn stop(&mut self, at: Wall, synced: bool, ledger: &mut Ledger, losses: &mut Losses) {
-        for set in self.list.iter_mut().filter(|set| set.owed) {
+        self.end(|_| true, at, synced, ledger, losses);
+    }
+
+    /// A new configuration comes at `at`: what is owed of sets that `new` does not have ends here.
+    pub fn retire(&mut self, new: &Self, at: Wall, synced: bool, ledger: &mut Ledger, losses: &mut Losses) {
+        let goes_on: BTreeSet<Whose> = new.list.iter().map(|set| set.whose).collect();
+        self.end(|whose| !goes_on.contains(&whose), at, synced, ledger, losses);
+    }
+
+    /// Takes over what the sets of the old configuration know, when nothing of them waits in the open batch.
+    pub fn inherit(&mut self, old: &Self) {
+        let places: BTreeMap<Whose, &Set> = old.list.iter().map(|set| (set.whose, set)).collect();
+        for set in &mut self.list {
+            if let Some(old) = places.get(&set.whose) {
+                (set.last, set.owed, set.folded) = (old.last, old.owed, old.folded);
+            }
+        }
+    }
+
+    fn end(&mut self, which: impl Fn(Whose) -> bool, at: Wall, synced: bool, ledger: &mut Ledger, losses: &mut Losses) {
+        for set in self.list.iter_mut().filter(|set| set.owed && which(set.whose)) {
             set.owed = false;
             let gap = set.last.map_or(0, |last| at.0.saturating_sub(last.0));
             let known = synced && gap > 0;

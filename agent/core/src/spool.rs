@@ -269,6 +269,11 @@ impl Spool {
         self.failing.as_ref()
     }
 
+    /// Goes on under other settings. A smaller quota is kept to from the next commit on.
+    pub fn reload(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Whether another sealed batch may be pushed.
     #[must_use]
     pub fn has_room(&self) -> bool {

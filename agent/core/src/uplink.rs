@@ -254,6 +254,12 @@ impl Uplink {
         }
     }
 
+    /// Goes on under other settings. What the connection itself is made of, and whose acknowledgement counts, is for
+    /// the next connection.
+    pub fn reload(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Whether there is a connection.
     #[must_use]
     pub fn connected(&self) -> bool {

@@ -3,17 +3,23 @@
 //!
 //! Drivers say what happened over bounded channels: a pipeline that is busy makes them wait, and a deadline missed
 //! meanwhile is said as such. Nothing here decides anything about a reading.
+//!
+//! A new configuration ends only the drivers that it does not have as they are ([`Field::retire`]) and starts what is new
+//! ([`Field::enter`]); the others go on and notice nothing. So requests and lines have numbers that are given once and
+//! never again; which request of the model that is, is looked up when a poll comes.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::ring;
+use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tributary_core::model::PointKey;
 use tributary_core::pipeline::{self, Now, Pipeline, Receipt};
-use tributary_protocols::modbus::bus::{ASKS, Bus};
+use tributary_protocols::modbus::bus::{ASKS, Bus, Memory};
 use tributary_protocols::modbus::config::{BusSpec, Link};
 use tributary_protocols::modbus::driver::{self as modbus, Ask};
 use tributary_protocols::modbus::status::BusStatus;
@@ -23,7 +29,7 @@ use tributary_protocols::time::{Clock, Mono};
 
 use crate::clock::SystemClock;
 use crate::config::{BrokerSource, BusSource, TlsVersion};
-use crate::memory;
+use crate::memory::{self, Memories};
 use crate::socket::{self, Watched};
 use crate::tls;
 
@@ -32,36 +38,57 @@ const POLLS: usize = 1_024;
 /// Messages that may wait for the pipeline, for each broker.
 const ARRIVALS: usize = 64;
 
-/// A message, and the broker it came from.
+/// A message, and the line it came from.
 pub struct Message {
-    broker: usize,
+    line: u32,
     arrival: Arrival,
-}
-
-impl Message {
-    /// For those who watch.
-    pub fn watched(&self) -> impl Iterator<Item = Watched> {
-        self.arrival.readings.iter().map(|reading| Watched::Message {
-            broker: u32::try_from(self.broker).unwrap_or(u32::MAX),
-            rule: reading.rule,
-            point: reading.name.to_string(),
-            at: reading.at.as_millis(),
-            sample: socket::watched(&reading.sample),
-        })
-    }
 }
 
 /// What the drivers say.
 pub struct Facts {
-    /// Due polls that came to their end, with the moment.
+    /// Due polls that came to their end, with the moment. Their requests are numbers of the field: [`Field::request`].
     pub polls: mpsc::Receiver<(Mono, Poll)>,
     /// Messages of brokers.
     pub messages: mpsc::Receiver<Message>,
 }
 
+/// Where the drivers say it.
+struct Outlets {
+    polls: mpsc::Sender<(Mono, Poll)>,
+    messages: mpsc::Sender<Message>,
+    learnt: mpsc::UnboundedSender<(String, Memory)>,
+}
+
+/// The driver of a line.
+struct Driver {
+    /// What it was made from.
+    made_from: Fingerprint,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Driver {
+    fn spawn<T: Future<Output = ()> + Send + 'static>(
+        made_from: Fingerprint,
+        run: impl FnOnce(watch::Receiver<bool>) -> T,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        Self { made_from, stop, task: tokio::spawn(run(stopped)) }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+}
+
 struct BusLine {
+    driver: Driver,
+    name: String,
     /// For each device of the bus its place in the model.
     keys: Vec<u32>,
+    /// The number of its first request, and for each request its place in the model.
+    first_request: u32,
+    requests: Vec<u32>,
     planned: Planned,
     status: watch::Receiver<BusStatus>,
     asks: mpsc::Sender<Ask>,
@@ -77,6 +104,8 @@ pub struct Planned {
 }
 
 struct BrokerLine {
+    driver: Driver,
+    line: u32,
     source: BrokerSource,
     /// Points by the source's own numbers.
     points: BTreeMap<u32, PointKey>,
@@ -88,9 +117,14 @@ struct BrokerLine {
 pub struct Field {
     buses: Vec<BusLine>,
     brokers: Vec<BrokerLine>,
-    waiting: BTreeMap<u64, (usize, mqtt::Receipt)>,
+    waiting: BTreeMap<u64, (u32, mqtt::Receipt)>,
     next_receipt: u64,
-    stop: watch::Sender<bool>,
+    next_request: u32,
+    next_line: u32,
+    clock: SystemClock,
+    memory_file: PathBuf,
+    /// `None` once all were told to end.
+    outlets: Option<Outlets>,
 }
 
 impl Field {
@@ -102,72 +136,167 @@ impl Field {
         state_dir: &Path,
         clock: SystemClock,
     ) -> (Self, Facts) {
-        let clock: Arc<dyn Clock> = Arc::new(clock);
-        let (stop, stopped) = watch::channel(false);
         let (poll_sender, polls) = mpsc::channel(POLLS);
         let (message_sender, messages) = mpsc::channel(ARRIVALS);
-        let mut field =
-            Self { buses: Vec::new(), brokers: Vec::new(), waiting: BTreeMap::new(), next_receipt: 0, stop };
-        // One start for all, so that buses whose phases agree are woken together.
-        let start = clock.mono();
+        let (learnt, learn) = mpsc::unbounded_channel();
         let memory_file = memory::path(state_dir);
         let mut memories = memory::load(&memory_file);
         memories.retain(|name, _| buses.iter().any(|bus| bus.spec.name == *name));
-        let (learn, learnt) = mpsc::unbounded_channel();
-        tokio::spawn(memory::keep(memory_file, memories.clone(), learnt));
-        for source in buses {
-            let (tell, status) = watch::channel(BusStatus { name: source.spec.name.clone(), ..BusStatus::default() });
-            let mut bus = Bus::new(&source.spec, source.devices, start, fastrand::u64(..));
-            if let Some(memory) = memories.get(&source.spec.name) {
-                bus.remember(start, memory);
-            }
-            let (asks, asked) = mpsc::channel(ASKS);
-            let wires = modbus::Wires {
-                polls: poll_sender.clone(),
-                asks: asked,
-                status: tell,
-                memory: learn.clone(),
-                shutdown: stopped.clone(),
-            };
-            tokio::spawn(modbus::run(source.spec.clone(), bus, modbus_tls(&source.spec), Arc::clone(&clock), wires));
-            let planned = Planned { utilisation: source.forecast.utilisation, cycle: source.forecast.cycle };
-            field.buses.push(BusLine { keys: source.keys, planned, status, asks });
-        }
-        for (broker, source) in brokers.into_iter().enumerate() {
-            let (tell, status) =
-                watch::channel(BrokerStatus { name: source.spec.name.clone(), ..BrokerStatus::default() });
-            let (receipts, given_back) = mpsc::unbounded_channel();
-            let (arrivals, mut arrived) = mpsc::channel(ARRIVALS);
-            let wires = Wires { arrivals, receipts: given_back, status: tell, shutdown: stopped.clone() };
-            let access = access(&source).unwrap_or_else(|error| {
-                tracing::error!(broker = %source.spec.name, %error, "the broker cannot be used");
-                Access::default()
-            });
-            tokio::spawn(mqtt::run(source.spec.clone(), access, Arc::clone(&clock), fastrand::u64(..), wires));
-            let sender = message_sender.clone();
-            tokio::spawn(async move {
-                while let Some(arrival) = arrived.recv().await {
-                    if sender.send(Message { broker, arrival }).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            let fixed = source.points.iter().flatten();
-            let points = (0..).zip(fixed.copied()).collect();
-            field.brokers.push(BrokerLine { source, points, receipts, status });
-        }
+        tokio::spawn(memory::keep(memory_file.clone(), memories, learn));
+        let mut field = Self {
+            buses: Vec::new(),
+            brokers: Vec::new(),
+            waiting: BTreeMap::new(),
+            next_receipt: 0,
+            next_request: 0,
+            next_line: 0,
+            clock,
+            memory_file,
+            outlets: Some(Outlets { polls: poll_sender, messages: message_sender, learnt }),
+        };
+        field.enter(buses, brokers);
         (field, Facts { polls, messages })
     }
 
+    /// Tells the drivers to end that these lists do not have as they are, and gives their tasks: what they still have to
+    /// say is said when those have ended.
+    pub fn retire(&mut self, buses: &[BusSource], brokers: &[BrokerSource]) -> Vec<JoinHandle<()>> {
+        let goes_on: Vec<Fingerprint> =
+            buses.iter().map(Fingerprint::of_bus).chain(brokers.iter().map(Fingerprint::of_broker)).collect();
+        let drivers = self.buses.iter_mut().map(|line| &mut line.driver);
+        let drivers = drivers.chain(self.brokers.iter_mut().map(|line| &mut line.driver));
+        let gone = drivers.filter(|driver| !goes_on.contains(&driver.made_from));
+        gone.map(|driver| {
+            driver.stop.send_replace(true);
+            std::mem::replace(&mut driver.task, tokio::spawn(async {}))
+        })
+        .collect()
+    }
+
+    /// Goes on with these lists: their numbers are the model's of now on. Starts what was not there before.
+    pub fn enter(&mut self, buses: Vec<BusSource>, brokers: Vec<BrokerSource>) {
+        // One start for all, so that buses whose phases agree are woken together.
+        let start = self.clock.mono();
+        let memories = memory::load(&self.memory_file);
+        let mut old = std::mem::take(&mut self.buses);
+        for source in buses {
+            let made_from = Fingerprint::of_bus(&source);
+            let same = |line: &BusLine| line.driver.made_from == made_from && !line.driver.is_stopping();
+            let line = match old.iter().position(same) {
+                Some(place) => {
+                    let requests = places(&source).collect();
+                    Some(BusLine { keys: source.keys, requests, ..old.swap_remove(place) })
+                }
+                None => self.start_bus(source, made_from, &memories, start),
+            };
+            self.buses.extend(line);
+        }
+        let mut old = std::mem::take(&mut self.brokers);
+        for source in brokers {
+            let made_from = Fingerprint::of_broker(&source);
+            let same = |line: &BrokerLine| line.driver.made_from == made_from && !line.driver.is_stopping();
+            let line = match old.iter().position(same) {
+                // Points that came by wildcards are declared anew.
+                Some(place) => Some(BrokerLine { points: fixed(&source), source, ..old.swap_remove(place) }),
+                None => self.start_broker(source, made_from),
+            };
+            self.brokers.extend(line);
+        }
+        let lines: BTreeSet<u32> = self.brokers.iter().map(|line| line.line).collect();
+        self.waiting.retain(|_, (line, _)| lines.contains(line));
+    }
+
+    fn start_bus(
+        &mut self,
+        mut source: BusSource,
+        made_from: Fingerprint,
+        memories: &Memories,
+        start: Mono,
+    ) -> Option<BusLine> {
+        let outlets = self.outlets.as_ref()?;
+        let name = source.spec.name.clone();
+        let (tell, status) = watch::channel(BusStatus { name: name.clone(), ..BusStatus::default() });
+        let (first_request, requests) = (self.next_request, places(&source).collect());
+        for (number, _) in source.devices.iter_mut().flat_map(|device| &mut device.requests) {
+            *number = self.next_request;
+            self.next_request += 1;
+        }
+        let mut bus = Bus::new(&source.spec, source.devices, start, fastrand::u64(..));
+        if let Some(memory) = memories.get(&name) {
+            bus.remember(start, memory);
+        }
+        let (asks, asked) = mpsc::channel(ASKS);
+        let (polls, memory) = (outlets.polls.clone(), outlets.learnt.clone());
+        let clock: Arc<dyn Clock> = Arc::new(self.clock);
+        let (spec, tls) = (source.spec.clone(), modbus_tls(&source.spec));
+        let driver = Driver::spawn(made_from, |shutdown| {
+            modbus::run(spec, bus, tls, clock, modbus::Wires { polls, asks: asked, status: tell, memory, shutdown })
+        });
+        let planned = Planned { utilisation: source.forecast.utilisation, cycle: source.forecast.cycle };
+        Some(BusLine { driver, name, keys: source.keys, first_request, requests, planned, status, asks })
+    }
+
+    fn start_broker(&mut self, source: BrokerSource, made_from: Fingerprint) -> Option<BrokerLine> {
+        let outlets = self.outlets.as_ref()?;
+        let line = self.next_line;
+        self.next_line += 1;
+        let (tell, status) = watch::channel(BrokerStatus { name: source.spec.name.clone(), ..BrokerStatus::default() });
+        let (receipts, given_back) = mpsc::unbounded_channel();
+        let (arrivals, mut arrived) = mpsc::channel(ARRIVALS);
+        let access = access(&source).unwrap_or_else(|error| {
+            tracing::error!(broker = %source.spec.name, %error, "the broker cannot be used");
+            Access::default()
+        });
+        let clock: Arc<dyn Clock> = Arc::new(self.clock);
+        let (spec, messages) = (source.spec.clone(), outlets.messages.clone());
+        let driver = Driver::spawn(made_from, |shutdown| {
+            let wires = Wires { arrivals, receipts: given_back, status: tell, shutdown };
+            let run = mqtt::run(spec, access, clock, fastrand::u64(..), wires);
+            let pass_on = async move {
+                while let Some(arrival) = arrived.recv().await {
+                    if messages.send(Message { line, arrival }).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            async move {
+                tokio::join!(run, pass_on);
+            }
+        });
+        let points = fixed(&source);
+        Some(BrokerLine { driver, line, source, points, receipts, status })
+    }
+
     /// Tells every driver to end; their channels close when they have.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
+    pub fn stop(&mut self) {
+        self.outlets = None;
+        let drivers = self.buses.iter().map(|line| &line.driver).chain(self.brokers.iter().map(|line| &line.driver));
+        for driver in drivers {
+            driver.stop.send_replace(true);
+        }
+    }
+
+    /// The name of a driver that has ended though nobody told it to.
+    #[must_use]
+    pub fn ended(&self) -> Option<&str> {
+        let ended = |driver: &Driver| driver.task.is_finished() && !driver.is_stopping();
+        let bus = self.buses.iter().find(|line| ended(&line.driver)).map(|line| line.name.as_str());
+        bus.or_else(|| self.brokers.iter().find(|line| ended(&line.driver)).map(|line| line.source.spec.name.as_str()))
+    }
+
+    /// The place in the model of the request that a driver polled.
+    #[must_use]
+    pub fn request(&self, number: u32) -> Option<u32> {
+        self.buses.iter().find_map(|line| {
+            let place = number.checked_sub(line.first_request)?;
+            line.requests.get(usize::try_from(place).ok()?).copied()
+        })
     }
 
     /// Takes a message into the pipeline; points that it brings for the first time are declared.
     pub fn take(&mut self, now: Now, message: Message, pipeline: &mut Pipeline) {
-        let Message { broker, arrival } = message;
-        let Some(line) = self.brokers.get_mut(broker) else { return };
+        let Message { line: number, arrival } = message;
+        let Some(line) = self.brokers.iter_mut().find(|line| line.line == number) else { return };
         let mut arrivals = Vec::with_capacity(arrival.readings.len());
         for reading in arrival.readings {
             let Some(point) = line.point(now, &reading, pipeline) else { continue };
@@ -176,16 +305,29 @@ impl Field {
         }
         let receipt = arrival.receipt.map(|receipt| {
             self.next_receipt += 1;
-            self.waiting.insert(self.next_receipt, (broker, receipt));
+            self.waiting.insert(self.next_receipt, (number, receipt));
             Receipt(self.next_receipt)
         });
         pipeline.handle_message(now, arrivals, receipt);
     }
 
+    /// For those who watch.
+    pub fn watched(&self, message: &Message) -> impl Iterator<Item = Watched> {
+        let broker = self.brokers.iter().position(|line| line.line == message.line);
+        let broker = broker.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX);
+        message.arrival.readings.iter().map(move |reading| Watched::Message {
+            broker,
+            rule: reading.rule,
+            point: reading.name.to_string(),
+            at: reading.at.as_millis(),
+            sample: socket::watched(&reading.sample),
+        })
+    }
+
     /// The readings of a message are safe: its broker may forget it.
     pub fn release(&mut self, receipt: Receipt) {
-        if let Some((broker, receipt)) = self.waiting.remove(&receipt.0)
-            && let Some(line) = self.brokers.get(broker)
+        if let Some((number, receipt)) = self.waiting.remove(&receipt.0)
+            && let Some(line) = self.brokers.iter().find(|line| line.line == number)
         {
             let _ = line.receipts.send(receipt);
         }
@@ -194,7 +336,7 @@ impl Field {
     /// Where the bus of that name takes questions beside the schedule.
     #[must_use]
     pub fn asks(&self, bus: &str) -> Option<mpsc::Sender<Ask>> {
-        let line = self.buses.iter().find(|line| line.status.borrow().name == bus)?;
+        let line = self.buses.iter().find(|line| line.name == bus)?;
         Some(line.asks.clone())
     }
 
@@ -207,6 +349,46 @@ impl Field {
     pub fn brokers(&self) -> impl Iterator<Item = (watch::Ref<'_, BrokerStatus>, u32)> {
         self.brokers.iter().map(|line| (line.status.borrow(), line.source.device))
     }
+}
+
+/// What a driver was made from: with the same it need not be made anew.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Of what is asked on a bus, without the places in the model.
+    fn of_bus(source: &BusSource) -> Self {
+        let devices = source.devices.iter().map(|device| {
+            let requests: Vec<_> = device.requests.iter().map(|(_, request)| request).collect();
+            (&device.name, device.unit, device.timing, device.release, requests)
+        });
+        Self::of(&(&source.spec, devices.collect::<Vec<_>>()), &[])
+    }
+
+    /// With the contents of its files: a broker's password and certificates are read when its driver starts.
+    fn of_broker(source: &BrokerSource) -> Self {
+        let spec = &source.spec;
+        Self::of(spec, &[&spec.password_file, &spec.ca, &spec.cert, &spec.key])
+    }
+
+    fn of(configured: &impl std::fmt::Debug, files: &[&Option<String>]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(format!("{configured:?}"));
+        for file in files.iter().copied().flatten() {
+            hash.update(std::fs::read(file).unwrap_or_default());
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+/// For each request of a bus its place in the model.
+fn places(source: &BusSource) -> impl Iterator<Item = u32> {
+    source.devices.iter().flat_map(|device| &device.requests).map(|(place, _)| *place)
+}
+
+/// The points of a broker that need not appear first.
+fn fixed(source: &BrokerSource) -> BTreeMap<u32, PointKey> {
+    (0..).zip(source.points.iter().flatten().copied()).collect()
 }
 
 impl BrokerLine {

@@ -70,7 +70,7 @@ impl Wire {
         let wire = Self {
             endpoint,
             client_id: format!("{}-{}", agent.site, agent.id),
-            base: format!("{}/{}/{}", uplink.prefix, agent.site, agent.id),
+            base: base(uplink, agent),
             config: uplink.clone(),
             connection: 0,
             client: None,
@@ -79,6 +79,21 @@ impl Wire {
             events,
         };
         (wire, received)
+    }
+
+    /// Goes on with these settings. If they are others, the connection is made anew; `Disconnected` follows.
+    pub fn reload(&mut self, uplink: &UplinkConfig, endpoint: Endpoint, agent: &AgentConfig) {
+        if *uplink == self.config {
+            return;
+        }
+        self.endpoint = endpoint;
+        self.base = base(uplink, agent);
+        self.config = uplink.clone();
+        if self.client.is_some() {
+            self.drop_connection();
+            let reason = "the configuration of the uplink has changed; the connection is made anew";
+            self.say(WireEvent::Disconnected(reason.into()));
+        }
     }
 
     /// Whether an event is of the connection in force.
@@ -187,6 +202,11 @@ impl Wire {
             let _ = task.await;
         }
     }
+}
+
+/// What all topics begin with.
+fn base(uplink: &UplinkConfig, agent: &AgentConfig) -> String {
+    format!("{}/{}/{}", uplink.prefix, agent.site, agent.id)
 }
 
 impl Drop for Wire {

@@ -7,11 +7,14 @@
 //! signals ───────────▶ └──────────┘ ◀──events────
 //! ```
 //!
+//! systemd hears how it is (`STATUS=`), and its watchdog is fed while the loop runs and the store answers: a process in
+//! which one of them stands still is ended and started again.
+//!
 //! One loop owns the pipeline: it tells what happened, does what the pipeline answers, and sleeps until its next
 //! deadline. It holds no rule of any stage. Every channel is bounded; what would block has a thread or task of its own.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,10 +37,18 @@ use crate::status;
 use crate::store::thread::{Refused, STUCK, StoreThread};
 use crate::store::{Reserve, SledStore};
 
+mod reload;
+
+use reload::{Identity, Reload};
+
 /// Commands that may wait for the disk.
 const COMMANDS: usize = 16;
 /// How often the clocks are compared and the store is looked after, at the least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often systemd hears of us, at the least; its watchdog waits a minute.
+const TELL_SYSTEMD: Duration = Duration::from_secs(10);
+/// A call of the store that takes longer does not feed the watchdog.
+const SLOW: Duration = Duration::from_secs(20);
 /// Polls taken in before anything else is done.
 const AT_ONCE: usize = 256;
 /// How often a spool that cannot be opened is tried again.
@@ -77,6 +88,9 @@ pub enum RunError {
     /// The store has hung or ended: a supervised restart is safe, and the only cure.
     #[error("the store does not answer; ending for a restart, nothing accepted is lost")]
     StoreHung,
+    /// The driver of a bus or broker has ended of itself.
+    #[error("the driver of {0} has ended; ending for a restart, nothing accepted is lost")]
+    DriverEnded(String),
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -85,7 +99,7 @@ pub fn run(config: Config) -> ExitCode {
     let outcome =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System).and_then(
             |runtime| {
-                let outcome = runtime.block_on(async { agent(config, signal()?).await });
+                let outcome = runtime.block_on(async { agent(config, signal()?, hangups()?).await });
                 runtime.shutdown_background();
                 outcome
             },
@@ -112,11 +126,29 @@ fn signal() -> Result<impl Future<Output = ()>, RunError> {
     })
 }
 
-/// The agent, until `shutdown` resolves and a clean stop has come to its end.
+/// One message for any number of SIGHUPs that came since the last was taken.
+fn hangups() -> Result<mpsc::Receiver<()>, RunError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (heard, hangups) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = heard.try_send(());
+        }
+    });
+    Ok(hangups)
+}
+
+/// The agent, until `shutdown` resolves and a clean stop has come to its end. A message of `reloads` has it read its
+/// configuration again.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn agent(
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    reloads: mpsc::Receiver<()>,
+) -> Result<(), RunError> {
     field::install_crypto();
     let clock = SystemClock::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -130,7 +162,7 @@ pub async fn agent(config: Config, shutdown: impl Future<Output = ()>) -> Result
     let listener =
         socket::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
     let mut agent = Agent::new(config, clock, store, found)?;
-    let outcome = agent.run(listener, shutdown).await;
+    let outcome = agent.run(listener, shutdown, reloads).await;
     let _ = std::fs::remove_file(&socket);
     outcome
 }
@@ -146,6 +178,7 @@ async fn open_spool(root: &Path, clock: SystemClock) -> Result<(SledStore, Recov
             Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) => error,
             opened => return opened,
         };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         if told.as_ref() != Some(&error) {
             tracing::error!(dir = %root.display(), %error, "the spool cannot be opened: nothing is polled until it can, it is tried again");
             let status = format!("waits for its spool: {error}");
@@ -153,6 +186,19 @@ async fn open_spool(root: &Path, clock: SystemClock) -> Result<(SledStore, Recov
             told = Some(error);
         }
         tokio::time::sleep_until(clock.instant(clock.mono() + SPOOL_RETRY).into()).await;
+    }
+}
+
+/// The pipeline's own settings. Boot id and seed are new at each call: a reload keeps those of the start.
+fn core_config(config: &Config) -> pipeline::Config {
+    pipeline::Config {
+        batch: config.batch.core(),
+        spool: config.spool.core(),
+        uplink: config.uplink.core(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        config_sha256: config.sha256.clone(),
+        boot_id: fastrand::u128(..).to_be_bytes(),
+        seed: fastrand::u64(..),
     }
 }
 
@@ -174,7 +220,13 @@ struct Agent {
     status: status::Source,
     /// Takes readings for those who watch.
     watched: broadcast::Sender<Arc<Watched>>,
+    /// The configuration's file, and what of it only a restart changes.
+    file: PathBuf,
+    identity: Identity,
+    time_sync: String,
+    reload: Reload,
     last_look: Mono,
+    told_systemd: Option<Mono>,
     goodbye: bool,
 }
 
@@ -183,15 +235,8 @@ impl Agent {
         let (mono, wall) = clock.both();
         let now = Now { mono, wall };
         let status = status::Source::new(&config);
-        let core = pipeline::Config {
-            batch: config.batch.core(),
-            spool: config.spool.core(),
-            uplink: config.uplink.core(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_sha256: config.sha256.clone(),
-            boot_id: fastrand::u128(..).to_be_bytes(),
-            seed: fastrand::u64(..),
-        };
+        let core = core_config(&config);
+        let (file, identity, time_sync) = (config.file.clone(), Identity::of(&config), config.agent.time_sync.clone());
         let Some(endpoint) = config.uplink.endpoint() else {
             // `check` refuses such a configuration; nobody else makes one.
             return Err(RunError::System(std::io::ErrorKind::InvalidInput.into()));
@@ -215,7 +260,12 @@ impl Agent {
             notices: Notices::default(),
             status,
             watched: broadcast::channel(WATCHED).0,
+            file,
+            identity,
+            time_sync,
+            reload: Reload::Idle,
             last_look: mono,
+            told_systemd: None,
             goodbye: false,
         };
         agent.look(now);
@@ -251,10 +301,11 @@ impl Agent {
         &mut self,
         listener: UnixListener,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
+        mut reloads: mpsc::Receiver<()>,
     ) -> Result<(), RunError> {
         let (wishes, mut wished) = mpsc::channel::<Wish>(8);
         tokio::spawn(socket::serve(listener, wishes));
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("runs")]);
+        self.tell_systemd(true);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
         // When the drivers must have ended, once a stop was asked for.
         let mut drivers_end: Option<Mono> = None;
@@ -266,7 +317,12 @@ impl Agent {
             }
             if now.mono.since(self.last_look) >= LOOK_EVERY {
                 self.look(now);
+                if let Some(name) = self.field.ended() {
+                    return Err(RunError::DriverEnded(name.to_owned()));
+                }
+                self.tell_systemd(false);
             }
+            self.try_reload()?;
             if let Some(end) = drivers_end
                 && !stopping
                 && ((!polling && !listening) || now.mono >= end)
@@ -302,9 +358,12 @@ impl Agent {
                     None => listening = false,
                 },
                 Some(wish) = wished.recv() => self.grant(wish),
+                Some(()) = reloads.recv(), if self.reload.is_idle() && drivers_end.is_none() => self.reload(),
+                step = self.reload.step() => self.reload_step(step)?,
                 () = &mut shutdown, if drivers_end.is_none() => {
                     tracing::info!("stopping");
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                    self.reload = Reload::Idle;
                     self.field.stop();
                     drivers_end = Some(self.clock.mono() + DRIVERS_END);
                 }
@@ -342,19 +401,24 @@ impl Agent {
 
     fn take_polls(&mut self, first: Poll) {
         let now = self.now();
-        self.show(|| Watched::from(&first));
-        self.pipeline.handle_poll(now, &first);
+        self.take_poll(now, first);
         for _ in 1..AT_ONCE {
             let Ok((_, poll)) = self.facts.polls.try_recv() else { break };
-            self.show(|| Watched::from(&poll));
-            self.pipeline.handle_poll(now, &poll);
+            self.take_poll(now, poll);
         }
+    }
+
+    fn take_poll(&mut self, now: Now, poll: Poll) {
+        let Some(request) = self.field.request(poll.request) else { return };
+        let poll = Poll { request, ..poll };
+        self.show(|| Watched::from(&poll));
+        self.pipeline.handle_poll(now, &poll);
     }
 
     fn take_message(&mut self, message: field::Message) {
         let now = self.now();
-        for watched in message.watched().take(if self.watched.receiver_count() > 0 { usize::MAX } else { 0 }) {
-            self.show(|| watched);
+        if self.watched.receiver_count() > 0 {
+            self.field.watched(&message).for_each(|watched| self.show(|| watched));
         }
         self.field.take(now, message, &mut self.pipeline);
     }
@@ -398,6 +462,23 @@ impl Agent {
             WireEvent::Ack(bytes) => self.pipeline.handle_ack(now, &bytes),
             WireEvent::Control(bytes) => self.pipeline.handle_control(now, &bytes),
         }
+    }
+
+    /// Feeds systemd's watchdog, if the store is well, and says how the agent is.
+    fn tell_systemd(&mut self, now: bool) {
+        use sd_notify::NotifyState::{Ready, Status, Watchdog};
+        let mono = self.clock.mono();
+        if !now && self.told_systemd.is_some_and(|told| mono.since(told) < TELL_SYSTEMD) {
+            return;
+        }
+        self.told_systemd = Some(mono);
+        let line = self.status.line(&self.pipeline, &self.field);
+        let mut states = vec![Status(&line)];
+        states.extend(now.then_some(Ready));
+        if self.store.stuck_for(mono).is_none_or(|stuck| stuck < SLOW) {
+            states.push(Watchdog);
+        }
+        let _ = sd_notify::notify(&states);
     }
 
     async fn goodbye(&mut self) -> Result<(), RunError> {

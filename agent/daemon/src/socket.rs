@@ -14,8 +14,8 @@
 //! lock is held. Watching costs nothing while nobody does; a watcher that is too slow is told how much it missed.
 //!
 //! Limits: [`CLIENTS`] connections at a time, a request of [`LINE`] bytes, [`PATIENCE`] for each but a watcher; a path of
-//! 107 bytes (checked with the configuration). The socket has mode 0600, and the folder around it decides who may reach
-//! it at all.
+//! 107 bytes (checked with the configuration). The socket has mode 0600, the folder around it decides who may reach it at
+//! all, and the kernel says who a client is (`SO_PEERCRED`): nobody but root and the agent's own user is answered.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -190,7 +190,8 @@ pub async fn serve(listener: UnixListener, owner: mpsc::Sender<Wish>) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) if may_ask(&stream) => stream,
+                Ok(_) => continue,
                 // A client that is gone already; or out of descriptors, and then it still waits: asked again at once,
                 // it would be refused at once, for ever.
                 Err(_) => {
@@ -208,6 +209,12 @@ pub async fn serve(listener: UnixListener, owner: mpsc::Sender<Wish>) {
             drop(place);
         });
     }
+}
+
+/// Whether the client runs as root or as we do.
+fn may_ask(client: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    client.peer_cred().is_ok_and(|client| client.uid() == 0 || client.uid() == own)
 }
 
 async fn answer(stream: UnixStream, owner: mpsc::Sender<Wish>) -> io::Result<()> {

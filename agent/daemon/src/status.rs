@@ -63,6 +63,8 @@ pub struct Status {
     pub catalog_rev: u32,
     /// SHA-256 of the configuration and its profiles.
     pub config_sha256: String,
+    /// Why the configuration was refused that the agent was last told to read again.
+    pub reload_error: Option<String>,
     /// Whether the wall clock can be believed.
     pub time_quality: TimeQuality,
     /// Since the agent started, in ms.

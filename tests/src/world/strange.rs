@@ -1,7 +1,8 @@
 //! What is out of the ordinary without being a failure: other settings of the uplink, requests of the centre, false and
 //! broken messages, a suspended machine.
 //!
-//! It draws from a generator of its own, and only every fifth seed has any, so that the other seeds keep their meaning.
+//! It draws from a generator of its own, and only every fifth seed has any, another fifth from 100 on reloads, so that the
+//! other seeds keep their meaning.
 
 use tributary_proto::pb::control::{Replay, What};
 
@@ -22,6 +23,8 @@ pub struct Strange {
     pub hostile: bool,
     /// The machine stands still for a while; both clocks go on.
     pub suspend: bool,
+    /// A new configuration comes while the agent runs (SIGHUP): the same, or with another plan of the polls.
+    pub reload: bool,
 }
 
 impl Strange {
@@ -29,6 +32,7 @@ impl Strange {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut it = Self::default();
+        it.reload = seed >= 100 && seed % 5 == 2;
         if seed % 5 != 4 {
             return it;
         }
@@ -103,6 +107,35 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// The agent is given its configuration anew; then again after a while.
+    pub(super) fn reload(&mut self) {
+        if self.peace {
+            return;
+        }
+        let next = self.asked.rng.u64(1..200);
+        self.after(next * SECOND, Event::Reload);
+        if self.agent.is_none() || self.stopping {
+            return;
+        }
+        let f = self.faults;
+        // What a crash takes in the moment of another plan has no due polls to go by.
+        let lasts = !(f.crash || f.rollback || f.stop || f.disk || f.quota || f.damage || f.stop_polling);
+        if lasts && self.asked.rng.bool() {
+            let before = self.plant.groups();
+            self.plant.replan(&mut self.asked.rng);
+            for (known, (old, new)) in self.known.iter_mut().zip(before.iter().zip(self.plant.groups())) {
+                *known &= *old == new;
+            }
+        }
+        let (config, model, now) = (self.settings(), self.plant.model(), self.clock.now());
+        if !self.agent.as_ref().is_some_and(Pipeline::can_reload) {
+            assert!(f.disk || f.quota, "a reload waits only for a disk that is not well");
+            return;
+        }
+        self.tell(|agent| agent.reload(now, config, &model)).expect("it runs").expect("the model fits");
+        self.declared.clear();
     }
 
     /// What the centre may truly say at this moment: no more than it has.

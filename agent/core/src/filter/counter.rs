@@ -114,6 +114,14 @@ impl Counter {
         })
     }
 
+    /// The same counter under a new configuration: what was learnt stays, if it still counts in the same way.
+    pub fn inherit(&mut self, before: Self) {
+        let bounds = |counter: &Self| (counter.ty, counter.modulus.to_bits(), counter.most.map(f64::to_bits));
+        if bounds(self) == bounds(&before) {
+            *self = before;
+        }
+    }
+
     /// What was read before is another matter now: it begins anew.
     pub fn forget(&mut self) {
         (self.last, self.suspect, self.fastest, self.growths) = (None, None, 0.0, 0);

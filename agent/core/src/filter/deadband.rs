@@ -70,6 +70,11 @@ impl Deadband {
         Some(Self { band, heartbeat: point.heartbeat, sent: None })
     }
 
+    /// The same point under a new configuration: what was sent stays sent.
+    pub fn inherit(&mut self, before: Self) {
+        self.sent = before.sent;
+    }
+
     /// What was sent before is another matter now: the next reading passes.
     pub fn forget(&mut self) {
         self.sent = None;

@@ -23,7 +23,7 @@ impl Intake {
     /// # Errors
     /// A ceiling of `limits.rs` is passed, or the model contradicts itself.
     pub fn new(
-        model: model::Model,
+        model: &model::Model,
         catalog: &mut Catalog,
         batcher: &mut Batcher,
         now: Mono,

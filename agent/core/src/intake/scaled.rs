@@ -97,6 +97,23 @@ impl Intake {
         added
     }
 
+    /// The factor was read before under another configuration.
+    pub(super) fn inherit_factor(
+        &mut self,
+        key: PointKey,
+        before: &Factor,
+        catalog: &mut Catalog,
+        batcher: &mut Batcher,
+        now: Mono,
+        wall: Wall,
+    ) {
+        let Some(factor) = self.factors.get_mut(&key) else { return };
+        factor.now = before.now;
+        for scaled in factor.scaled.clone() {
+            self.rescale(scaled, before.now, catalog, batcher, now, wall);
+        }
+    }
+
     /// From now on readings of this point go where its factor says. Whether the catalogue was added to.
     fn rescale(
         &mut self,
@@ -205,7 +222,7 @@ mod tests {
         };
         let mut catalog = catalog;
         let mut batcher = Batcher::new(crate::batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 * 1024 });
-        let intake = Intake::new(model, &mut catalog, &mut batcher, Mono::ZERO, Wall(0)).expect("a model");
+        let intake = Intake::new(&model, &mut catalog, &mut batcher, Mono::ZERO, Wall(0)).expect("a model");
         catalog.close();
         Rig { catalog, batcher, intake, ledger: Ledger::default(), losses: Losses::default() }
     }
@@ -310,7 +327,7 @@ mod tests {
         let mut catalog = Catalog::new(1);
         let mut batcher = Batcher::new(crate::batch::Config { max_age: Duration::from_secs(1), max_bytes: 48 * 1024 });
         let (mut ledger, mut losses) = (Ledger::default(), Losses::default());
-        let mut intake = Intake::new(model, &mut catalog, &mut batcher, Mono::ZERO, Wall(0)).expect("a model");
+        let mut intake = Intake::new(&model, &mut catalog, &mut batcher, Mono::ZERO, Wall(0)).expect("a model");
         let mut seen = Vec::new();
         for (second, value, factor) in [(1, 5, 0), (2, 6, 0), (12, 7, 0), (13, 1, 1), (22, 2, 1)] {
             let (now, wall) = (Mono::ZERO + Duration::from_secs(second), Wall(second as i64 * 1_000));

@@ -111,9 +111,13 @@ impl Cli {
             Command::Simulate(args) => simulate::simulate(&args),
             Command::Watch(args) => watch::watch(&args),
             Command::Spool(args) => spool::spool(&args),
-            Command::Status { file, json, watch } => match load_or_tell(&file, Occasion::Check) {
-                Some(config) => status::status(&config.agent.socket(), json, watch),
-                None => ExitCode::from(BAD_CONFIGURATION),
+            // An agent runs on under what it was started with, whatever has become of the file.
+            Command::Status { file, json, watch } => match crate::config::socket(&file.config) {
+                Some(socket) => status::status(&socket, json, watch),
+                None => match load_or_tell(&file, Occasion::Check) {
+                    Some(config) => status::status(&config.agent.socket(), json, watch),
+                    None => ExitCode::from(BAD_CONFIGURATION),
+                },
             },
         }
     }

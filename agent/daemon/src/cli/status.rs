@@ -54,6 +54,9 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
         State::Degraded => "degraded",
     };
     writeln!(out, "{}/{} is {state} (tributary {}, up {})", s.site, s.agent, s.version, age(Some(s.uptime_ms)))?;
+    if let Some(error) = &s.reload_error {
+        writeln!(out, "         the new configuration is refused, the old one runs on: {}", printable(error))?;
+    }
     let uplink = match (s.uplink.connected, s.uplink.healthy, s.uplink.ack) {
         (false, _, _) => "not connected".to_owned(),
         (true, false, AckMode::Receiver) => "connected; no acknowledgement on this connection yet".to_owned(),

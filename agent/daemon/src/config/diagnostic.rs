@@ -243,6 +243,19 @@ impl Report {
         self.ok = self.errors.is_empty();
     }
 
+    /// The first error in a line, and how many there are; empty without errors.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let Some(Diagnostic { file, line, key, message, help, .. }) = self.errors.first() else { return String::new() };
+        let key = if key.is_empty() { String::new() } else { format!(" {key}:") };
+        let help = if help.is_empty() { String::new() } else { format!(" ({help})") };
+        let more = match self.errors.len() + self.unlisted - 1 {
+            0 => String::new(),
+            more => format!("; {more} more: see `tributary check`"),
+        };
+        format!("{file}:{line}:{key} {message}{help}{more}")
+    }
+
     /// Prints it on stderr, coloured if that is a terminal and `NO_COLOR` is not set (no-color.org).
     pub fn tell(&self) {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -109,6 +109,18 @@ pub fn load(file: &Path, occasion: Occasion) -> (Option<Config>, Report) {
     load_with(file, occasion, credentials)
 }
 
+/// The status socket that the file names, be the rest of it as it may; `None` if it is no TOML.
+#[must_use]
+pub fn socket(file: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let parsed = toml::de::DeTable::parse(&text).ok()?;
+    let base = file.parent().unwrap_or(Path::new(""));
+    let dir = |key: &str| Some(base.join(parsed.get_ref().get("agent")?.get_ref().get(key)?.get_ref().as_str()?));
+    let mut agent = AgentConfig { runtime_dir: dir("runtime_dir"), ..AgentConfig::default() };
+    agent.state_dir = dir("state_dir").unwrap_or(agent.state_dir);
+    Some(agent.socket())
+}
+
 /// [`load`], with the folder of credentials handed in.
 #[must_use]
 pub fn load_with(file: &Path, occasion: Occasion, credentials: Option<PathBuf>) -> (Option<Config>, Report) {

@@ -23,6 +23,8 @@ pub struct Source {
     devices: Vec<String>,
     /// What the system last said of its clock.
     pub time_quality: pb::TimeQuality,
+    /// Why the last new configuration was refused.
+    pub reload_error: Option<String>,
 }
 
 impl Source {
@@ -36,7 +38,36 @@ impl Source {
             config_sha256: config.sha256.clone(),
             devices: config.model.devices.iter().map(|device| device.name.clone()).collect(),
             time_quality: pb::TimeQuality::Unsynced,
+            reload_error: None,
         }
+    }
+
+    /// How things are, in a line for `systemctl status`.
+    #[must_use]
+    pub fn line(&self, pipeline: &Pipeline, field: &Field) -> String {
+        let (mut devices, mut silent) = (0, 0);
+        for (bus, _, _) in field.buses() {
+            devices += bus.devices.len();
+            silent += bus.devices.iter().filter(|device| device.state == ModbusState::Silent).count();
+        }
+        for (broker, _) in field.brokers() {
+            devices += 1;
+            silent += usize::from(!broker.connected);
+        }
+        let uplink = match (pipeline.uplink().connected(), pipeline.uplink().healthy()) {
+            (_, true) => "the centre acknowledges",
+            (true, false) => "the centre does not acknowledge",
+            (false, false) => "no connection to the broker",
+        };
+        let spool = pipeline.spool().failing().map(|error| format!("; the spool cannot be written: {error}"));
+        let reload = self.reload_error.as_ref().map(|error| format!("; the new configuration is refused: {error}"));
+        format!(
+            "{} of {devices} devices answer; {uplink}; {} readings held{}{}",
+            devices - silent,
+            pipeline.held(),
+            spool.unwrap_or_default(),
+            reload.unwrap_or_default()
+        )
     }
 
     /// How things are now.
@@ -83,6 +114,7 @@ impl Source {
                 pb::TimeQuality::Holdover => TimeQuality::Holdover,
                 _ => TimeQuality::Unsynced,
             },
+            reload_error: self.reload_error.clone(),
             uptime_ms: now.mono.as_millis(),
             devices: self
                 .devices

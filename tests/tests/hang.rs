@@ -1,0 +1,80 @@
+//! A call into the store that never returns, as sled's deadlock would be (and as a card does that has died): the agent ends
+//! the process for a supervised restart, and nothing that was accepted is lost by it.
+//!
+//! Half a minute passes in which nothing happens: no test that wants both cores, so not one of the `live_` ones.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tributary_tests::agent::{Agent, Configuration, Receiver};
+use tributary_tests::broker::Mosquitto;
+use tributary_tests::evidence::{Database, every_count_once};
+use tributary_tests::modbus_device::{Registers, Simulator};
+use tributary_tests::process::eventually;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A library that makes fdatasync wait for ever once the file `$HANG` is there.
+fn shim(folder: &Path) -> PathBuf {
+    let (source, library) = (folder.join("shim.c"), folder.join("shim.so"));
+    let code = r#"
+        #include <stdlib.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int fdatasync(int file) {
+            while (access(getenv("HANG"), F_OK) == 0) pause();
+            return syscall(SYS_fdatasync, file);
+        }
+    "#;
+    fs::write(&source, code).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(built.success(), "the C compiler that the README wants");
+    library
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_ends_the_process_and_a_restart_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(&folder.path().join("broker")).await.unwrap();
+    let device = Simulator::start(Registers::Counting, Duration::ZERO).await.unwrap();
+    let file = folder.path().join("centre.db");
+    let store = format!("sqlite:{}", file.display());
+    let receiver = Receiver::start("receiver", folder.path(), &broker.url(), &store).unwrap();
+    let configuration = Configuration::new("gw", &broker.url())
+        .bus("bus", device.address(), "1s")
+        .device("plc", "bus", 1, "100ms")
+        .point("count", "holding", 0, "u32");
+    let (shim, hang) = (shim(folder.path()), folder.path().join("hang"));
+    let (preload, hangs) = (format!("LD_PRELOAD={}", shim.display()), format!("HANG={}", hang.display()));
+    let mut agent = Agent::start_under(folder.path(), &configuration, &["env", &preload, &hangs]).unwrap();
+    let database = Database::sqlite(&file);
+    let readings =
+        async |least: i64| (database.number("SELECT count(*) FROM reading").await.ok()? >= least).then_some(());
+    eventually("50 readings", PATIENCE, async || readings(50).await).await;
+
+    File::create(&hang).unwrap();
+    let ended = eventually("the agent to give up", PATIENCE, async || agent.ended()).await;
+    assert_eq!(ended.code(), Some(1), "systemd starts it again");
+    assert!(agent.log().contains("the store does not answer"), "it says why");
+    fs::remove_file(&hang).unwrap();
+
+    let before = database.number("SELECT count(*) FROM reading").await.unwrap();
+    agent.restart().unwrap();
+    eventually("more readings", PATIENCE, async || readings(before + 50).await).await;
+    assert!(agent.stop().await.success());
+    let ledger = eventually("the agent's last word", PATIENCE, async || {
+        let offline = database.number("SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0").await.ok()?;
+        if offline == 1 { database.ledger("gw").await.ok() } else { None }
+    })
+    .await;
+    assert!(ledger.holds(), "{ledger:?}");
+    let rows = database.readings("plc", "count").await.unwrap();
+    let losses = database.losses("plc", "count").await.unwrap();
+    let missing = every_count_once(&rows, &losses).unwrap();
+    assert!(losses.iter().all(|loss| loss.reason == "agent_down"), "{losses:?}");
+    println!("{missing} counts were in memory alone, {losses:?}");
+    drop(receiver);
+}
