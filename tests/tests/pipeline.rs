@@ -155,3 +155,47 @@ fn what_a_reload_changes_begins_anew() {
     assert_eq!(without, (6, 5, 1, 1), "one sent");
     assert_eq!(with, (6, 4, 2, 2), "another point: its first reading is sent");
 }
+
+/// Other certificates: a connection is made anew at once, and one that could not be made is tried within a second instead
+/// of after a pause of minutes.
+#[test]
+fn a_renewal_makes_the_connection_anew() {
+    let (mut now, mut pipeline, mut disk) = (START, pipeline(settings::one_point()), MemStore::new(1 << 20));
+    // What the pipeline wants of the wire until then.
+    let mut wants = |pipeline: &mut Pipeline, now: Now| {
+        let mut wanted = String::new();
+        while let Some(output) = pipeline.poll(now) {
+            match output {
+                Output::Store(command) => pipeline.handle_store(now, command.run(&mut disk)),
+                Output::Connect { .. } => wanted.push('c'),
+                Output::Abort => wanted.push('a'),
+                _ => {}
+            }
+        }
+        wanted
+    };
+    assert_eq!(wants(&mut pipeline, now), "c");
+    pipeline.handle_connected(now);
+    assert_eq!(wants(&mut pipeline, now), "");
+    pipeline.handle_identity(now, "identity.trouble", "half written".into(), false);
+    assert_eq!(wants(&mut pipeline, now), "", "trouble with what is not in force leaves what is");
+    pipeline.handle_identity(now, "identity.renewed", "CN=a".into(), true);
+    assert_eq!(wants(&mut pipeline, now), "a");
+    pipeline.handle_disconnected(now);
+    now = second_after(now);
+    assert_eq!(wants(&mut pipeline, now), "c");
+    // Ten attempts later the pause is long; a renewal while one is under way ends that one.
+    for _ in 0..10 {
+        pipeline.handle_disconnected(now);
+        now = Now { mono: now.mono + Duration::from_secs(600), ..now };
+        assert_eq!(wants(&mut pipeline, now), "c");
+    }
+    pipeline.handle_identity(now, "identity.renewed", "CN=b".into(), true);
+    assert_eq!(wants(&mut pipeline, now), "a");
+    for _ in 0..10 {
+        pipeline.handle_disconnected(now);
+        pipeline.hasten(now);
+        now = second_after(now);
+        assert_eq!(wants(&mut pipeline, now), "c");
+    }
+}

@@ -333,6 +333,21 @@ impl Uplink {
         retry_at
     }
 
+    /// Who this agent is to the broker has changed: a connection is made anew, and without one the next try comes soon.
+    pub fn handle_renewal(&mut self, now: Mono, rng: &mut fastrand::Rng) {
+        self.abort |= !matches!(self.link, Link::Idle { .. });
+        self.hasten(now, rng);
+    }
+
+    /// What kept connections from coming about may be over: the next try comes within a second, by chance so that not
+    /// all agents of a plant come at once.
+    pub fn hasten(&mut self, now: Mono, rng: &mut fastrand::Rng) {
+        self.attempts = 0;
+        if let Link::Idle { retry_at } = &mut self.link {
+            *retry_at = (*retry_at).min(now + Duration::from_millis(rng.u64(0..=1_000)));
+        }
+    }
+
     fn forget(&mut self) {
         self.flight.clear();
         self.reading.clear();

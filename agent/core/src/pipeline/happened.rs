@@ -85,6 +85,19 @@ impl Pipeline {
         self.event(now, "clock.step", pb::event::Value::Integer(offset_ms), String::new());
     }
 
+    /// Something is new with this agent's certificates: an event for the centre, and a new connection if others are in force.
+    pub fn handle_identity(&mut self, now: Now, code: &str, text: String, renewed: bool) {
+        self.event(now, code, pb::event::Value::Flag(true), text);
+        if renewed && self.life == Life::Running {
+            self.uplink.handle_renewal(now.mono, &mut self.rng);
+        }
+    }
+
+    /// What kept connections from coming about may be over: the next try comes soon.
+    pub fn hasten(&mut self, now: Now) {
+        self.uplink.hasten(now.mono, &mut self.rng);
+    }
+
     /// The disk answered.
     pub fn handle_store(&mut self, now: Now, reply: StoreReply) {
         match reply {
