@@ -13,6 +13,7 @@ pub mod hostile_broker;
 pub mod hostile_modbus;
 pub mod hostile_receiver;
 pub mod modbus_device;
+pub mod pki;
 pub mod postgres;
 pub mod power;
 pub mod process;

@@ -423,7 +423,8 @@ pub(crate) fn modbus_tls(spec: &BusSpec) -> Option<modbus::Tls> {
     let (ca, client) = (ca.clone(), client.clone());
     Some(Arc::new(move || {
         let client = client.as_ref().map(|(cert, key)| (cert.as_ref(), key.as_ref()));
-        tls::config(tls::Files { ca: ca.as_ref(), client }, TlsVersion::V1_2).map_err(|error| error.to_string())
+        tls::config(tls::Files { ca: ca.as_ref(), client, crl: None }, TlsVersion::V1_2)
+            .map_err(|error| error.to_string())
     }))
 }
 
@@ -434,7 +435,7 @@ fn access(source: &BrokerSource) -> Result<Access, tls::TlsError> {
         (Some(ca), true) => {
             let client = spec.cert.as_ref().zip(spec.key.as_ref());
             let client = client.map(|(cert, key)| (cert.as_ref(), key.as_ref()));
-            Some(tls::client(tls::Files { ca: ca.as_ref(), client }, TlsVersion::V1_2)?)
+            Some(tls::client(tls::Files { ca: ca.as_ref(), client, crl: None }, TlsVersion::V1_2)?)
         }
         _ => None,
     };

@@ -7,12 +7,14 @@
 //!
 //! Every event bears the number of its connection: what an old one still has to say is not heard.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
-    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, Transport,
+    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, TlsError, Transport,
 };
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tributary_core::uplink::{Channel, Publish};
@@ -28,6 +30,14 @@ const REQUESTS: usize = 512;
 const INCOMING: usize = 256 * 1024;
 /// What topic and header add to a payload.
 const OVERHEAD: usize = 1024;
+
+/// Why a connection is dropped that brings nothing.
+pub const NO_PROGRESS: &str = "no acknowledgement came in time, or a new epoch began; the connection is made anew";
+/// Why one is dropped that is no longer of this identity.
+pub const RENEWED: &str = "the certificates were renewed; the connection is made anew";
+
+/// The client's side of TLS, or why there is none.
+pub type Tls = Result<Arc<ClientConfig>, String>;
 
 /// What the wire says.
 #[derive(Debug)]
@@ -102,12 +112,13 @@ impl Wire {
         connection == self.connection
     }
 
-    /// Dials, with `will` on the status topic. Every call is answered by `Connected` or `Disconnected`.
-    pub fn connect(&mut self, will: Vec<u8>) {
+    /// Dials, with `will` on the status topic; `tls` is for an endpoint that has it. Every call is answered by `Connected`
+    /// or `Disconnected`.
+    pub fn connect(&mut self, will: Vec<u8>, tls: Option<Tls>) {
         self.drop_connection();
-        let options = match self.options(will) {
+        let options = match self.options(will, tls) {
             Ok(options) => options,
-            Err(error) => return self.say(WireEvent::Disconnected(error.to_string())),
+            Err(error) => return self.say(WireEvent::Disconnected(error)),
         };
         let (client, mut event_loop) = AsyncClient::new(options, REQUESTS);
         let mut network = NetworkOptions::new();
@@ -130,7 +141,7 @@ impl Wire {
         self.seqs = Some(seqs);
     }
 
-    fn options(&self, will: Vec<u8>) -> Result<MqttOptions, tls::TlsError> {
+    fn options(&self, will: Vec<u8>, tls: Option<Tls>) -> Result<MqttOptions, String> {
         let mut options = MqttOptions::new(&self.client_id, &self.endpoint.host, self.endpoint.port);
         options
             .set_clean_session(true)
@@ -141,15 +152,12 @@ impl Wire {
             )
             .set_last_will(LastWill::new(self.topic(Channel::Status), will, QoS::AtLeastOnce, true));
         if let Some(user) = &self.config.username {
-            let password = self.config.password_file.as_ref().map(|file| tls::password(file.path())).transpose()?;
-            options.set_credentials(user, password.unwrap_or_default());
+            let password = self.config.password_file.as_ref().map(|file| tls::password(file.path())).transpose();
+            options.set_credentials(user, password.map_err(|error| error.to_string())?.unwrap_or_default());
         }
-        if self.endpoint.tls
-            && let Some(ca) = &self.config.ca
-        {
-            let client = self.config.cert.as_ref().zip(self.config.key.as_ref());
-            let files = tls::Files { ca: ca.path(), client: client.map(|(cert, key)| (cert.path(), key.path())) };
-            options.set_transport(Transport::Tls(tls::client(files, self.config.tls_min)?));
+        if self.endpoint.tls {
+            let tls = tls.ok_or("mqtts:// without certificates")??;
+            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls)));
         }
         Ok(options)
     }
@@ -169,10 +177,9 @@ impl Wire {
         }
     }
 
-    /// Drops the connection; `Disconnected` follows.
-    pub fn abort(&mut self) {
+    /// Drops the connection; `Disconnected` with the reason follows.
+    pub fn abort(&mut self, reason: &str) {
         self.drop_connection();
-        let reason = "no acknowledgement came in time, or a new epoch began; the connection is made anew";
         self.say(WireEvent::Disconnected(reason.into()));
     }
 
@@ -311,6 +318,11 @@ impl Session {
                 format!("the login is refused ({code:?}): user name, password or certificate is not one it knows")
             }
             ConnectionError::ConnectionRefused(code) => format!("the login is refused ({code:?})"),
+            ConnectionError::Tls(TlsError::Io(error)) => match io_reason(error) {
+                reason if reason == CLOSED => format!("{CLOSED} in the TLS handshake: is this its port for TLS?"),
+                reason => reason,
+            },
+            ConnectionError::Tls(TlsError::TLS(error)) => tls::handshake(error),
             ConnectionError::Io(error)
             | ConnectionError::MqttState(
                 StateError::Io(error) | StateError::Deserialization(rumqttc::mqttbytes::Error::Io(error)),
@@ -328,6 +340,9 @@ const CLOSED: &str = "the broker, or something on the way to it, closed the conn
 /// One way to say it for the many in which a connection ends.
 fn io_reason(error: &std::io::Error) -> String {
     use std::io::ErrorKind;
+    if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        return tls::handshake(error);
+    }
     match error.kind() {
         ErrorKind::ConnectionReset
         | ErrorKind::ConnectionAborted

@@ -10,6 +10,9 @@ use std::time::Duration;
 use tributary_core::pipeline::Notice;
 use tributary_protocols::time::Mono;
 
+use crate::mqtt::RENEWED;
+use crate::tls::trust::News;
+
 /// A connection that stands so long holds.
 const HOLDS: Duration = Duration::from_secs(60);
 
@@ -57,12 +60,31 @@ impl Notices {
         let stood = self.since.take().is_some();
         self.failures += 1;
         let reason = self.reason.clone().unwrap_or_default();
+        if reason == RENEWED {
+            self.failures -= 1; // it was said as what it is
+            return;
+        }
         if self.told.insert(reason.clone()) {
             let retry_ms = retry_in.as_millis();
             tracing::warn!(%reason, retry_ms, "no connection to the broker; readings are kept");
         } else if stood && !self.flapping {
             self.flapping = true;
             tracing::warn!(%reason, failures = self.failures, "the connection to the broker does not hold");
+        }
+    }
+
+    /// What is new with the certificates.
+    pub fn tell_trust(&mut self, news: &News) {
+        match news {
+            News::Renewed(whose) => tracing::info!(%whose, "the certificates are renewed"),
+            News::Trouble(trouble) => {
+                tracing::error!(%trouble, "the certificates cannot be used as they are; what was in force stays");
+            }
+            News::Mended => tracing::info!("the certificates are good again"),
+            News::Due(what) => tracing::warn!("{what}: renew it, `tributary enroll` asks for a new one"),
+            News::Expired(what) => {
+                tracing::error!("{what}, or the clock is wrong; readings are kept until the broker takes them");
+            }
         }
     }
 

@@ -30,12 +30,13 @@ use tributary_protocols::time::{Clock, Mono};
 use crate::clock::{QualityWatch, StepDetector, SystemClock, TimeQuality};
 use crate::config::Config;
 use crate::field::{self, Field};
-use crate::mqtt::{Wire, WireEvent};
+use crate::mqtt::{self, Wire, WireEvent};
 use crate::notices::Notices;
 use crate::socket::{self, WATCHED, Watched, Wish};
 use crate::status;
 use crate::store::thread::{Refused, STUCK, StoreThread};
 use crate::store::{Reserve, SledStore};
+use crate::tls::trust::{News, Trust};
 
 mod reload;
 
@@ -213,6 +214,10 @@ struct Agent {
     /// Commands that the thread had no room for.
     commands: VecDeque<StoreCommand>,
     wire: Wire,
+    /// The certificates of an uplink that has TLS.
+    trust: Option<Trust>,
+    /// Whether the connection is to be dropped because they were renewed.
+    renewed: bool,
     wire_events: mpsc::Receiver<(u64, WireEvent)>,
     field: Field,
     facts: field::Facts,
@@ -254,6 +259,8 @@ impl Agent {
             replies,
             commands: VecDeque::new(),
             wire,
+            trust: Trust::new(&config.uplink),
+            renewed: false,
             wire_events,
             field,
             facts,
@@ -278,6 +285,9 @@ impl Agent {
         if let Some(offset_ms) = self.steps.look(mono, wall) {
             tracing::warn!(offset_ms, "the wall clock stepped");
             self.pipeline.handle_step(now, offset_ms);
+            if self.trust.is_some() {
+                self.pipeline.hasten(now); // no certificate is valid by a wrong clock, and this one may be right
+            }
             self.look(now);
         }
         now
@@ -288,6 +298,12 @@ impl Agent {
         use tributary_proto::pb;
         self.last_look = now.mono;
         self.notices.look(now.mono);
+        for news in self.trust.as_mut().map(|trust| trust.look(now.mono, now.wall)).unwrap_or_default() {
+            self.notices.tell_trust(&news);
+            let renewed = matches!(news, News::Renewed(_));
+            self.renewed |= renewed;
+            self.pipeline.handle_identity(now, news.code(), news.to_string(), renewed);
+        }
         let quality = match self.quality.look(now.wall) {
             TimeQuality::Synced => pb::TimeQuality::Synced,
             TimeQuality::Holdover => pb::TimeQuality::Holdover,
@@ -377,8 +393,12 @@ impl Agent {
         while let Some(output) = self.pipeline.poll(now) {
             match output {
                 Output::Store(command) => self.commands.push_back(command),
-                Output::Connect { will } => self.wire.connect(will),
-                Output::Abort => self.wire.abort(),
+                Output::Connect { will } => {
+                    self.renewed = false;
+                    self.wire.connect(will, self.trust.as_ref().map(Trust::config));
+                }
+                Output::Abort if self.renewed => self.wire.abort(mqtt::RENEWED),
+                Output::Abort => self.wire.abort(mqtt::NO_PROGRESS),
                 Output::Publish(publish) => self.wire.publish(publish),
                 Output::Disconnect => {}
                 Output::Release(receipt) => self.field.release(receipt),
@@ -435,8 +455,8 @@ impl Agent {
         match wish {
             Wish::Status(reply) => {
                 let now = self.now();
-                let error = self.notices.last_error();
-                let _ = reply.send(self.status.status(now, &self.pipeline, &self.field, error));
+                let way = status::Way { last_error: self.notices.last_error(), trust: self.trust.as_ref() };
+                let _ = reply.send(self.status.status(now, &self.pipeline, &self.field, way));
             }
             Wish::Bus(name, reply) => {
                 let _ = reply.send(self.field.asks(&name));

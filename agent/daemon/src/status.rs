@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::TimeQuality;
 use crate::config::AckMode;
 
-pub use source::Source;
+pub use source::{Source, Way};
 
 /// The state of the agent, in the words of `AgentStatus.State`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,39 @@ pub struct Uplink {
     pub ack: AckMode,
     /// Why the last connection ended or did not come about, or what keeps it from its use.
     pub last_error: Option<String>,
+    /// The certificates in force; none without TLS.
+    pub identity: Option<Identity>,
+}
+
+/// What the agent shows of itself to the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Identity {
+    /// How it stands with it.
+    pub state: IdentityState,
+    /// Subject of the certificate in force.
+    pub subject: Option<String>,
+    /// Its last day, `"2027-11-30"`.
+    pub not_after: Option<String>,
+    /// Whole days until then.
+    pub days_left: Option<u64>,
+    /// Why the files cannot be used as they are; what was in force before stays so.
+    pub trouble: Option<String>,
+}
+
+/// How it stands with the certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityState {
+    /// Well.
+    #[default]
+    Ok,
+    /// A third of its life is left, or less.
+    RenewSoon,
+    /// Its time is over, by this machine's clock.
+    Expired,
+    /// The files are not what they must be.
+    Trouble,
 }
 
 /// What is on disk.
@@ -266,7 +299,7 @@ mod tests {
         );
         assert_eq!(
             json["uplink"],
-            serde_json::json!({ "connected": false, "healthy": false, "last_ack_ms": null, "reconnects": 0, "ack": "receiver", "last_error": null })
+            serde_json::json!({ "connected": false, "healthy": false, "last_ack_ms": null, "reconnects": 0, "ack": "receiver", "last_error": null, "identity": null })
         );
         assert_eq!(
             json["spool"],

@@ -80,7 +80,7 @@ fn secrets_must_not_be_open_to_everyone() {
     };
     pem("ca.pem", "CERTIFICATE", 0o644);
     pem("client.pem", "CERTIFICATE", 0o644);
-    pem("client.key", "PRIVATE KEY", 0o640);
+    pem("client.key", "PRIVATE KEY", 0o600);
     std::fs::write(path("password"), "secret\n").expect("written");
     std::fs::set_permissions(path("password"), std::fs::Permissions::from_mode(0o600)).expect("set");
     let text = "[agent]\nsite = \"s\"\nid = \"a\"\nstate_dir = \".\"\n[uplink]\nurl = \"mqtts://b\"\nca = \"ca.pem\"\ncert = \
@@ -97,6 +97,9 @@ fn secrets_must_not_be_open_to_everyone() {
     let (_, report) = check(&file);
     let keys: Vec<_> = report.errors.iter().map(|error| (error.line, error.key.as_str())).collect();
     assert_eq!(keys, [(9, "uplink.key"), (11, "uplink.password_file")], "{}", report.render());
+    // Who runs goes on without a connection: readings are kept.
+    let (config, run) = load_with(&file, Occasion::Run, None);
+    assert!(config.is_some() && run.warnings.len() == 2, "{}", run.render());
     assert!(!report.render().contains("secret\n"), "a password is never shown");
 
     // A credential is looked for in its folder, and missed only by who runs.
@@ -109,7 +112,7 @@ fn secrets_must_not_be_open_to_everyone() {
     let handed = tempfile::tempdir().expect("a folder");
     std::fs::copy(path("ca.pem"), handed.path().join("my.key")).expect("copied");
     std::fs::set_permissions(handed.path().join("my.key"), std::fs::Permissions::from_mode(0o400)).expect("set");
-    let (_, report) = load_with(&file, Occasion::Run, Some(handed.path().to_path_buf()));
+    let (_, report) = load_with(&file, Occasion::Check, Some(handed.path().to_path_buf()));
     assert_eq!(report.errors.len(), 2, "{}", report.render());
     assert!(
         report.errors.iter().any(|error| error.message.contains("holds no \"PRIVATE KEY-----\"")),

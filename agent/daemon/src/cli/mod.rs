@@ -114,7 +114,7 @@ impl Cli {
             // An agent runs on under what it was started with, whatever has become of the file.
             Command::Status { file, json, watch } => match crate::config::socket(&file.config) {
                 Some(socket) => status::status(&socket, json, watch),
-                None => match load_or_tell(&file, Occasion::Check) {
+                None => match load_or_tell(&file, Occasion::Beside) {
                     Some(config) => status::status(&config.agent.socket(), json, watch),
                     None => ExitCode::from(BAD_CONFIGURATION),
                 },
@@ -126,7 +126,7 @@ impl Cli {
 /// The configuration, or its faults on stderr. Warnings are for `check`, and for the log of `run`.
 fn load_or_tell(file: &FileArg, occasion: Occasion) -> Option<Config> {
     let (config, mut report) = load(&file.config, occasion);
-    if occasion == Occasion::Check && config.is_some() {
+    if occasion != Occasion::Run && config.is_some() {
         report.warnings.clear();
     }
     report.tell();

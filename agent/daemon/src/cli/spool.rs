@@ -81,7 +81,7 @@ enum Format {
 pub(super) fn spool(args: &SpoolArgs) -> ExitCode {
     let (What::Status(place) | What::Verify(place) | What::Salvage { place, .. } | What::Export { place, .. }) =
         &args.what;
-    let Some(config) = load_or_tell(&place.file, Occasion::Check) else { return ExitCode::from(BAD_CONFIGURATION) };
+    let Some(config) = load_or_tell(&place.file, Occasion::Beside) else { return ExitCode::from(BAD_CONFIGURATION) };
     let root = place.dir.clone().unwrap_or_else(|| config.agent.state_dir.join("spool"));
     let look = match Look::open(&root) {
         Ok(look) => look,

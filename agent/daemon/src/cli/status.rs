@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::AckMode;
 use crate::socket;
-use crate::status::{DeviceState, State, Status};
+use crate::status::{DeviceState, Identity, IdentityState, State, Status};
 
 pub(super) fn status(socket: &Path, json: bool, watch: bool) -> ExitCode {
     loop {
@@ -70,6 +70,9 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
     writeln!(out, "uplink   {uplink}; last acknowledgement {last}; {} reconnects", s.uplink.reconnects)?;
     if let Some(error) = s.uplink.last_error.as_ref().filter(|_| !s.uplink.healthy) {
         writeln!(out, "         {}", printable(error))?;
+    }
+    if let Some(identity) = &s.uplink.identity {
+        write_identity(identity, out)?;
     }
     writeln!(
         out,
@@ -147,6 +150,26 @@ fn write_words(s: &Status, out: &mut String) -> std::fmt::Result {
         if !device.unsupported.is_empty() {
             writeln!(out, "         it does not have {}", device.unsupported.join(", "))?;
         }
+    }
+    Ok(())
+}
+
+fn write_identity(identity: &Identity, out: &mut String) -> std::fmt::Result {
+    if let (Some(subject), Some(day)) = (&identity.subject, &identity.not_after) {
+        let left = match identity.days_left {
+            Some(1) => "1 day left".to_owned(),
+            days => format!("{} days left", days.unwrap_or(0)),
+        };
+        let state = match identity.state {
+            IdentityState::Expired => "; EXPIRED, or the clock is wrong",
+            IdentityState::RenewSoon => "; RENEW IT SOON: `tributary enroll`",
+            IdentityState::Ok | IdentityState::Trouble => "",
+        };
+        writeln!(out, "identity {}, valid until {day}, {left}{state}", printable(subject))?;
+    }
+    if let Some(trouble) = &identity.trouble {
+        let stays = if identity.subject.is_some() { "what was in force stays: " } else { "" };
+        writeln!(out, "identity TROUBLE: {stays}{}", printable(trouble))?;
     }
     Ok(())
 }

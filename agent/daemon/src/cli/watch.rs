@@ -54,7 +54,7 @@ const BUSES: usize = 8;
 const LINES: usize = 24;
 
 pub(super) fn watch(args: &WatchArgs) -> ExitCode {
-    let (config, report) = load(&args.config, Occasion::Check);
+    let (config, report) = load(&args.config, Occasion::Beside);
     let Some(config) = config else {
         report.tell();
         return ExitCode::from(BAD_CONFIGURATION);

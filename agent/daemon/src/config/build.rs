@@ -92,7 +92,7 @@ pub(super) fn build(plant: &mut Plant, occasion: Occasion) -> (Model, Vec<BusSou
             spec.points.iter().map(|point| scale_of(point, spec, first_point)).collect();
         let points = match occasion {
             Occasion::Run => std::mem::take(&mut spec.points),
-            Occasion::Check => spec.points.clone(),
+            Occasion::Check | Occasion::Beside => spec.points.clone(),
         };
         let points = points.into_iter().zip(scales);
         model.points.extend(points.map(|(point, scale_from)| Point { scale_from, ..of_point(point.point, key) }));

@@ -2,10 +2,14 @@
 //!
 //! A place is a path, relative to the configuration's folder, or `credential:NAME`, which systemd hands over in
 //! `$CREDENTIALS_DIRECTORY`: the one thing that is taken from the environment.
+//!
+//! Whoever runs is only warned of what is wrong with the uplink's files: a certificate that is half replaced when the power
+//! comes back must not keep a gateway from polling. `tls/trust.rs` looks at them again until they are right.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +31,12 @@ impl FileRef {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The name of the credential of systemd, if it is one.
+    #[must_use]
+    pub fn credential(&self) -> Option<&str> {
+        self.given.strip_prefix("credential:")
     }
 }
 
@@ -52,12 +62,39 @@ impl fmt::Debug for FileRef {
 /// As much of a file as is read to see what it is.
 const LOOK: u64 = 64 * 1024;
 
+/// How a secret is open to others than its reader, and what to do.
+#[derive(Debug)]
+pub(crate) struct Exposure {
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+}
+
+/// Whether a secret is open to others than the user who reads it; who that is may be unknown.
+///
+/// A file of the reader must be closed to everyone else. One of root may be readable by a group: so a service reads what
+/// only root may change (PostgreSQL has the same rule, and systemd hands out credentials so). One of anybody else is
+/// anybody else's secret.
+pub(crate) fn exposure(meta: &Metadata, reader: Option<u32>) -> Option<Exposure> {
+    let (mode, owner) = (meta.mode() & 0o777, meta.uid());
+    let closed = if owner == 0 { 0o037 } else { 0o077 };
+    let exposure = |what: String, remedy: &str| Some(Exposure { what, remedy: remedy.to_owned() });
+    if mode & 0o007 != 0 {
+        exposure(format!("is a secret open to everyone (mode {mode:04o})"), "chmod 0600")
+    } else if mode & closed != 0 {
+        exposure(format!("is a secret open to a group (mode {mode:04o})"), "chmod 0600")
+    } else if owner != 0 && reader.is_some_and(|reader| reader != owner) {
+        exposure(format!("is a secret of another user (uid {owner})"), "give it to the agent's user, or to root: chown")
+    } else {
+        None
+    }
+}
+
 impl Check<'_, '_> {
     /// Finds the place of `file`, the value of `key`, and looks whether it can be used: it is there, it holds `mark`,
-    /// and, if it is a `secret`, not everyone may read it.
+    /// and, if it is a `secret`, nobody else may read it.
     pub(super) fn file(&mut self, key: &str, file: Option<&mut FileRef>, mark: &str, secret: bool) {
         let Some(file) = file else { return };
-        if let Some(name) = file.given.strip_prefix("credential:") {
+        if let Some(name) = file.credential() {
             if name.is_empty() || name.contains('/') || name.starts_with('.') {
                 return self.error(
                     key,
@@ -74,7 +111,7 @@ impl Check<'_, '_> {
                         format!("add LoadCredential={name}:PATH to the unit"),
                     );
                 }
-                (None, Occasion::Check) => {
+                (None, Occasion::Check | Occasion::Beside) => {
                     return self.warning(
                         key,
                         format!("the credential {name:?} cannot be looked at outside its unit"),
@@ -86,35 +123,48 @@ impl Check<'_, '_> {
             file.path = self.resolve(&file.path);
         }
         let path = file.path.clone();
-        self.look(key, &path, mark, secret);
+        if self.occasion != Occasion::Beside {
+            self.look(key, &path, mark, secret);
+        }
     }
 
     fn look(&mut self, key: &str, path: &Path, mark: &str, secret: bool) {
         let name = path.display();
         let meta = match std::fs::metadata(path) {
             Ok(meta) if meta.is_file() => meta,
-            Ok(_) => return self.error(key, format!("{name} is not a file"), "name the file itself"),
+            Ok(_) => return self.unusable(key, format!("{name} is not a file"), "name the file itself"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return self.error(key, format!("{name} does not exist"), "put the file there, or name the right one");
+                let help = match key {
+                    "uplink.cert" | "uplink.key" => {
+                        "`tributary enroll -c FILE` makes the key, and takes the certificate"
+                    }
+                    _ => "put the file there, or name the right one",
+                };
+                return self.unusable(key, format!("{name} does not exist"), help);
             }
             Err(error) => return self.unreadable(key, path, &error),
         };
-        let mode = meta.permissions().mode() & 0o777;
-        if secret && mode & 0o007 != 0 {
-            self.error(
-                key,
-                format!("{name} is a secret open to everyone (mode {mode:04o})"),
-                format!("chmod 0640 {name}"),
-            );
+        // Who checks need not be who runs.
+        let reader = (self.occasion == Occasion::Run).then(|| rustix::process::geteuid().as_raw());
+        if secret && let Some(Exposure { what, remedy }) = exposure(&meta, reader) {
+            self.unusable(key, format!("{name} {what}"), format!("{remedy} {name}"));
         }
         let mut head = Vec::new();
         match std::fs::File::open(path).and_then(|file| file.take(LOOK).read_to_end(&mut head)) {
-            Ok(0) => self.error(key, format!("{name} is empty"), "put its content there"),
+            Ok(0) => self.unusable(key, format!("{name} is empty"), "put its content there"),
             Ok(_) if !String::from_utf8_lossy(&head).contains(mark) => {
-                self.error(key, format!("{name} holds no {mark:?}"), "it must be PEM, not DER");
+                self.unusable(key, format!("{name} holds no {mark:?}"), "it must be PEM, not DER");
             }
             Ok(_) => {}
             Err(error) => self.unreadable(key, path, &error),
+        }
+    }
+
+    fn unusable(&mut self, key: &str, message: String, help: impl Into<String>) {
+        if self.occasion == Occasion::Run && key.starts_with("uplink.") {
+            self.warning(key, message, help);
+        } else {
+            self.error(key, message, help);
         }
     }
 
@@ -125,7 +175,7 @@ impl Check<'_, '_> {
         if error.kind() == std::io::ErrorKind::PermissionDenied && self.occasion == Occasion::Check {
             self.warning(key, message, help);
         } else {
-            self.error(key, message, help);
+            self.unusable(key, message, help);
         }
     }
 }

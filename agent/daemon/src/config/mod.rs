@@ -47,6 +47,7 @@ pub use diagnostic::{Diagnostic, Report};
 pub(crate) use document::Source;
 pub use endpoint::Endpoint;
 pub use files::FileRef;
+pub(crate) use files::exposure;
 pub(crate) use profiles::profile_file;
 pub(crate) use schedule::ms;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
@@ -89,6 +90,8 @@ pub enum Occasion {
     Check,
     /// To run it.
     Run,
+    /// To work beside the agent: files of certificates and secrets are not looked at.
+    Beside,
 }
 
 /// What every top-level key of the file must be.

@@ -168,6 +168,9 @@ pub struct UplinkConfig {
     /// Certificates that sign the broker's, PEM. Required for `mqtts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<FileRef>,
+    /// Lists of what the authorities have revoked, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crl: Option<FileRef>,
     /// The client's certificate chain, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert: Option<FileRef>,
@@ -205,6 +208,7 @@ impl Default for UplinkConfig {
             order: Order::LiveFirst,
             prefix: "edge/v1".into(),
             ca: None,
+            crl: None,
             cert: None,
             key: None,
             username: None,
@@ -296,7 +300,7 @@ impl UplinkConfig {
                     "use mqtts:// with `ca`, `cert` and `key`",
                 );
             }
-            for key in ["ca", "cert", "key"] {
+            for key in ["ca", "crl", "cert", "key"] {
                 if !check.absent("uplink", key) {
                     check.warning(
                         &format!("uplink.{key}"),
@@ -316,6 +320,7 @@ impl UplinkConfig {
             }
         }
         check.file("uplink.ca", self.ca.as_mut(), "-----BEGIN CERTIFICATE-----", false);
+        check.file("uplink.crl", self.crl.as_mut(), "-----BEGIN X509 CRL-----", false);
         check.file("uplink.cert", self.cert.as_mut(), "-----BEGIN CERTIFICATE-----", false);
         check.file("uplink.key", self.key.as_mut(), "PRIVATE KEY-----", true);
         check.file("uplink.password_file", self.password_file.as_mut(), "", true);

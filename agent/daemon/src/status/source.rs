@@ -11,6 +11,7 @@ use super::{Bus, Device, DeviceState, Ledger, Spool, State, Status, Uplink};
 use crate::clock::TimeQuality;
 use crate::config::{AckMode, Config};
 use crate::field::Field;
+use crate::tls::trust::Trust;
 
 /// What the configuration says of the status.
 #[derive(Debug)]
@@ -25,6 +26,15 @@ pub struct Source {
     pub time_quality: pb::TimeQuality,
     /// Why the last new configuration was refused.
     pub reload_error: Option<String>,
+}
+
+/// What the shell knows of the way to the broker.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// Why there is no connection.
+    pub last_error: Option<&'a str>,
+    /// The certificates.
+    pub trust: Option<&'a Trust>,
 }
 
 impl Source {
@@ -72,7 +82,7 @@ impl Source {
 
     /// How things are now.
     #[must_use]
-    pub fn status(&self, now: Now, pipeline: &Pipeline, field: &Field, uplink_error: Option<&str>) -> Status {
+    pub fn status(&self, now: Now, pipeline: &Pipeline, field: &Field, way: Way<'_>) -> Status {
         let age = |at: Mono| u64::try_from(now.mono.since(at).as_millis()).unwrap_or(u64::MAX);
         let (spool, uplink) = (pipeline.spool(), pipeline.uplink());
         let usage = spool.usage();
@@ -97,7 +107,8 @@ impl Source {
                 last_ack_ms: uplink.last_ack().map(age),
                 reconnects: uplink.reconnects(),
                 ack: self.ack,
-                last_error: uplink_error.map(str::to_owned),
+                last_error: way.last_error.map(str::to_owned),
+                identity: way.trust.map(|trust| trust.status(now.wall)),
             },
             spool: Spool {
                 disk_bytes: usage.disk_bytes,
