@@ -7,9 +7,11 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod enroll;
 pub mod field;
 pub mod import;
 pub mod log;
+pub mod machine;
 pub mod memory;
 pub mod mqtt;
 pub mod notices;

@@ -27,9 +27,11 @@ use tributary_core::store::{Recovered, Store, StoreCommand, StoreError, StoreRep
 use tributary_protocols::reading::Poll;
 use tributary_protocols::time::{Clock, Mono};
 
+use crate::cli::BAD_CONFIGURATION;
 use crate::clock::{QualityWatch, StepDetector, SystemClock, TimeQuality};
 use crate::config::Config;
 use crate::field::{self, Field};
+use crate::machine::{self, Stranger};
 use crate::mqtt::{self, Wire, WireEvent};
 use crate::notices::Notices;
 use crate::socket::{self, WATCHED, Watched, Wish};
@@ -80,6 +82,9 @@ pub enum RunError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// The state is of another machine.
+    #[error("{0}")]
+    Stranger(#[from] Stranger),
     /// The configuration passes a ceiling.
     #[error("{0}")]
     Model(#[from] tributary_core::intake::Unbuildable),
@@ -109,7 +114,8 @@ pub fn run(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the agent ends");
-            ExitCode::FAILURE
+            // What only a person can mend is not tried again.
+            if matches!(error, RunError::Stranger(_)) { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -154,6 +160,7 @@ pub async fn agent(
     let clock = SystemClock::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let root = config.agent.state_dir.join("spool");
+    machine::check(&config.agent)?;
     let (store, found) = tokio::select! {
         biased;
         opened = open_spool(&root, clock) => opened.map_err(|source| RunError::Spool { dir: root.display().to_string(), source })?,

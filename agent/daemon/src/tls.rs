@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `tls/words.rs` | what went wrong in a handshake, for people |
 //! | `tls/certificate.rs` | whose a certificate is, and until when |
+//! | `tls/request.rs` | a key, and the request for a certificate of it |
 //! | `tls/trust.rs` | the uplink's files in force, and their rotation |
 //!
 //! Revocation: every certificate of the broker's chain needs a list of its issuer in `crl`; one without is refused. A list
@@ -29,6 +30,7 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore, SupportedProtocolVer
 use crate::config::{TlsVersion, exposure};
 
 pub mod certificate;
+pub mod request;
 pub mod trust;
 mod words;
 

@@ -4,6 +4,7 @@
 //! that cannot be used, after which systemd does not try again. Errors go to stderr.
 
 mod check;
+mod enroll;
 mod import;
 mod line;
 mod plan;
@@ -52,6 +53,8 @@ pub enum Command {
         #[arg(long)]
         plan: bool,
     },
+    /// Make this device's key, ask for its certificate, and take it
+    Enroll(enroll::EnrollArgs),
     /// Turn a foreign device map into a profile, and say what it does not express
     Import(import::ImportArgs),
     /// Read registers of a device and show every way they can be meant
@@ -104,6 +107,7 @@ impl Cli {
                 None => ExitCode::from(BAD_CONFIGURATION),
             },
             Command::Check { file, json, plan } => check::check(&file.config, json, plan),
+            Command::Enroll(args) => enroll::enroll(&args),
             Command::Import(args) => import::import(&args),
             Command::Probe(args) => probe::probe(&args),
             Command::Scan(args) => scan::scan(&args),

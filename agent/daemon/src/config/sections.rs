@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub profiles: Vec<PathBuf>,
     /// How the agent knows that the clock is right: `"auto"`, `"trust"`, or a file that the clock's daemon renews.
     pub time_sync: String,
+    /// Files that tell this machine from another; none: a copy of the state is not noticed.
+    pub machine: Vec<PathBuf>,
     /// What is logged: a level, or directives such as `"info,tributary::mqtt=debug"`.
     pub log: String,
 }
@@ -46,6 +48,7 @@ impl Default for AgentConfig {
             runtime_dir: None,
             profiles: vec!["/etc/tributary/profiles".into(), "/usr/share/tributary/profiles".into()],
             time_sync: "auto".into(),
+            machine: vec!["/etc/machine-id".into(), "/sys/firmware/devicetree/base/serial-number".into()],
             log: "info".into(),
         }
     }
@@ -78,6 +81,7 @@ impl AgentConfig {
         self.state_dir = check.resolve(&self.state_dir);
         self.runtime_dir = self.runtime_dir.as_ref().map(|dir| check.resolve(dir));
         self.profiles = self.profiles.iter().map(|dir| check.resolve(dir)).collect();
+        self.machine = self.machine.iter().map(|file| check.resolve(file)).collect();
         let socket = self.socket();
         if socket.as_os_str().len() > SOCKET_PATH {
             let key = if self.runtime_dir.is_some() { "agent.runtime_dir" } else { "agent.state_dir" };
