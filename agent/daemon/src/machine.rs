@@ -82,25 +82,24 @@ impl Machine {
     }
 }
 
-/// Whether the state is of this machine; notes it if the state is new. A disk that cannot be written is no stranger.
+/// Whether the state is of this machine, as far as it says.
 ///
 /// # Errors
 /// It is of another.
 pub fn check(agent: &AgentConfig) -> Result<(), Stranger> {
-    let this = Machine::this(agent);
-    match Machine::known(&agent.state_dir) {
-        Some(known) => match this.differs(&known) {
-            Some(file) => {
-                Err(Stranger { dir: agent.state_dir.display().to_string(), file: file.display().to_string() })
-            }
-            None => Ok(()),
-        },
-        None => {
-            if let Err(error) = this.note(&agent.state_dir) {
-                tracing::warn!(%error, "which machine this is cannot be noted in the state folder");
-            }
-            Ok(())
-        }
+    let Some(known) = Machine::known(&agent.state_dir) else { return Ok(()) };
+    match Machine::this(agent).differs(&known) {
+        None => Ok(()),
+        Some(file) => Err(Stranger { dir: agent.state_dir.display().to_string(), file: file.display().to_string() }),
+    }
+}
+
+/// Notes this machine in a state folder that knows none. A disk that refuses is asked again at the next start.
+pub fn remember(agent: &AgentConfig) {
+    if Machine::known(&agent.state_dir).is_none()
+        && let Err(error) = Machine::this(agent).note(&agent.state_dir)
+    {
+        tracing::warn!(%error, "which machine this is cannot be noted in the state folder");
     }
 }
 
@@ -143,6 +142,7 @@ mod tests {
         };
         say("4d1c\n", "");
         assert_eq!(check(&agent), Ok(()));
+        remember(&agent);
         assert_eq!(check(&agent), Ok(()));
         // A board that tells its number later tells nothing of then.
         say("4d1c", "100\0");

@@ -166,6 +166,7 @@ pub async fn agent(
         opened = open_spool(&root, clock) => opened.map_err(|source| RunError::Spool { dir: root.display().to_string(), source })?,
         () = &mut shutdown => return Ok(()),
     };
+    machine::remember(&config.agent);
     let socket = config.agent.socket();
     let listener =
         socket::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
