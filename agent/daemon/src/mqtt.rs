@@ -36,6 +36,9 @@ pub const NO_PROGRESS: &str = "no acknowledgement came in time, or a new epoch b
 /// Why one is dropped that is no longer of this identity.
 pub const RENEWED: &str = "the certificates were renewed; the connection is made anew";
 
+/// Why one is dropped that is not as configured.
+const CHANGED: &str = "the configuration of the uplink has changed; the connection is made anew";
+
 /// The client's side of TLS, or why there is none.
 pub type Tls = Result<Arc<ClientConfig>, String>;
 
@@ -91,19 +94,19 @@ impl Wire {
         (wire, received)
     }
 
-    /// Goes on with these settings. If they are others, the connection is made anew; `Disconnected` follows.
-    pub fn reload(&mut self, uplink: &UplinkConfig, endpoint: Endpoint, agent: &AgentConfig) {
+    /// Goes on with these settings, and says whether they are others. Then the connection is made anew; `Disconnected`
+    /// follows.
+    pub fn reload(&mut self, uplink: &UplinkConfig, endpoint: Endpoint, agent: &AgentConfig) -> bool {
         if *uplink == self.config {
-            return;
+            return false;
         }
         self.endpoint = endpoint;
         self.base = base(uplink, agent);
         self.config = uplink.clone();
         if self.client.is_some() {
-            self.drop_connection();
-            let reason = "the configuration of the uplink has changed; the connection is made anew";
-            self.say(WireEvent::Disconnected(reason.into()));
+            self.abort(CHANGED);
         }
+        true
     }
 
     /// Whether an event is of the connection in force.

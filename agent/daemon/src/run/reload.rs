@@ -17,6 +17,7 @@ use super::{Agent, RunError, core_config};
 use crate::clock::QualityWatch;
 use crate::config::{self, Config, Occasion, Report};
 use crate::status;
+use crate::tls::trust::Trust;
 
 /// Drivers that change get this long to end; what one still says afterwards is not heard.
 const DRIVERS_END: Duration = Duration::from_secs(5);
@@ -126,8 +127,12 @@ impl Agent {
             self.time_sync = config.agent.time_sync.clone();
         }
         self.field.enter(config.buses, config.brokers);
-        if let Some(endpoint) = config.uplink.endpoint() {
-            self.wire.reload(&config.uplink, endpoint, &config.agent);
+        if let Some(endpoint) = config.uplink.endpoint()
+            && self.wire.reload(&config.uplink, endpoint, &config.agent)
+        {
+            self.trust = Trust::new(&config.uplink);
+            self.look(now);
+            self.pipeline.hasten(now);
         }
         self.reloaded(Ok(config.sha256));
         Ok(())
