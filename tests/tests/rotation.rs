@@ -21,8 +21,8 @@ use tributary_tests::process::{binary, eventually_or, free_port, pause};
 
 const SOON: Duration = Duration::from_secs(20);
 const PERIOD_MS: i64 = 20;
-/// Longer than files must stand still to be read.
-const STEP: Duration = Duration::from_millis(2_500);
+/// Longer than two looks at the files.
+const STEP: Duration = Duration::from_millis(2_100);
 
 /// The agent's files.
 struct Pki {
@@ -63,7 +63,7 @@ impl Pki {
     fn head(&self, port: u16) -> String {
         let at = |name: &str| self.folder.join(name).display().to_string();
         format!(
-            "log = \"trace\"\n[uplink]\nurl = \"mqtts://localhost:{port}\"\nreconnect_max = \"1s\"\nca = \"{}\"\ncert = \"{}\"\n\
+            "log = \"trace\"\n[uplink]\nurl = \"mqtts://localhost:{port}\"\nreconnect_max = \"1s\"\norder = \"oldest-first\"\nca = \"{}\"\ncert = \"{}\"\n\
              key = \"{}\"\nusername = \"gw\"\npassword_file = \"{}\"\n[batch]\nmax_age = \"50ms\"\n[spool]\ncommit = \"100ms\"\n",
             at("ca.pem"),
             at("client.pem"),
@@ -84,6 +84,11 @@ struct Line {
 
 impl Line {
     async fn start(folder: &Path, pki: Pki, first: &Issued) -> Result<Self, Fault> {
+        Self::start_under(folder, pki, first, &[]).await
+    }
+
+    /// The agent by a program that becomes it.
+    async fn start_under(folder: &Path, pki: Pki, first: &Issued, under: &[&str]) -> Result<Self, Fault> {
         pki.write("client.key", &first.key, 0o600);
         pki.write("client.pem", &first.chain, 0o644);
         pki.write("password", "correct-horse-battery-staple\n", 0o600);
@@ -110,7 +115,7 @@ impl Line {
             .bus("bus", device.address(), "1s")
             .device("plc", "bus", 1, &format!("{PERIOD_MS}ms"))
             .point("count", "holding", 0, "u32");
-        let agent = Agent::start(&folder.join("agent"), &configuration)?;
+        let agent = Agent::start_under(&folder.join("agent"), &configuration, under)?;
         let database = Database::sqlite(&file);
         Ok(Self { pki, agent, device, receiver, _broker: broker, database })
     }
@@ -337,7 +342,7 @@ async fn live_without_a_certificate_it_polls_and_keeps() -> Result<(), Fault> {
     line.pki.write("client.key", &new.key, 0o600);
     assert_eq!(line.has(1).await, 0, "the first connection of this run");
     let now_ms = SystemClock::new().wall().0;
-    // New readings first, the backlog beside them; what the stop broke off is in a loss.
+    // What the stop broke off is in a loss.
     let rows = eventually_or("what was kept to arrive", SOON, async || {
         let rows = line.database.readings("plc", "count").await?;
         every_count_once(&rows, &line.database.losses("plc", "count").await?)?;
@@ -348,4 +353,54 @@ async fn live_without_a_certificate_it_polls_and_keeps() -> Result<(), Fault> {
     assert!(line.device.requests() >= rows.len() as u64);
     assert!(line.agent.stop().await.success());
     Ok(())
+}
+
+/// A gateway whose clock begins in 1970, as one without a battery does: no certificate is valid by it, so nothing is sent,
+/// and nothing is skipped; when the clock is set, it connects by itself.
+#[tokio::test]
+async fn live_a_clock_of_1970_keeps_until_it_is_set() -> Result<(), Fault> {
+    let folder = tempfile::tempdir()?;
+    let pki = Pki::new(&folder.path().join("pki"));
+    let first = pki.client(0);
+    let days = SystemClock::new().wall().0 / 86_400_000 - 1;
+    let file = folder.path().join("clock");
+    fs::write(&file, format!("-{days}d"))?;
+    let faked = [
+        format!("LD_PRELOAD={}", libfaketime().display()),
+        format!("FAKETIME_TIMESTAMP_FILE={}", file.display()),
+        "FAKETIME_NO_CACHE=1".to_owned(),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+    ];
+    let under: Vec<&str> = std::iter::once("env").chain(faked.iter().map(String::as_str)).collect();
+    let line = Line::start_under(folder.path(), pki, &first, &under).await?;
+    eventually_or("the agent to say what is wrong with its clock", SOON, async || {
+        let status = line.agent.status().ok_or_else(|| "no status".to_owned())?;
+        let uplink = &status["uplink"];
+        let said = uplink["last_error"].as_str().unwrap_or_default();
+        let waits = uplink["connected"] == false && status["ledger"]["held"].as_u64() > Some(20);
+        if waits && said.contains("not valid before") && said.contains("1970-01-0") {
+            Ok(())
+        } else {
+            Err(uplink.to_string())
+        }
+    })
+    .await;
+    assert_eq!(line.database.number("SELECT count(*) FROM batch").await?, 0);
+    fs::write(&file, "+0")?;
+    line.has(0).await;
+    eventually_or("what was kept in 1970 to arrive", SOON, async || {
+        let rows = line.database.readings("plc", "count").await?;
+        let missing = every_count_once(&rows, &[])?;
+        let early = rows.iter().filter(|row| row.at_ms < 10 * 86_400_000).count();
+        let late = rows.len() - early;
+        if early > 20 && late > 20 && missing == 0 { Ok(()) } else { Err(Fault::from(format!("{early} and {late}"))) }
+    })
+    .await;
+    Ok(())
+}
+
+fn libfaketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let file = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|file| file.is_file());
+    file.expect("libfaketime is not installed: run tests/run once as root, or install Debian's faketime")
 }

@@ -78,7 +78,7 @@ impl Notices {
         match news {
             News::Renewed(whose) => tracing::info!(%whose, "the certificates are renewed"),
             News::Trouble(trouble) => {
-                tracing::error!(%trouble, "the certificates cannot be used as they are; what was in force stays");
+                tracing::error!(%trouble, "the certificates in the files cannot be used; what was in force before, if any, stays");
             }
             News::Mended => tracing::info!("the certificates are good again"),
             News::Due(what) => tracing::warn!("{what}: renew it, `tributary enroll` asks for a new one"),
