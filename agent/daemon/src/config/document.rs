@@ -11,9 +11,10 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeInteger, DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Report};
+use super::reader::{self, Misfit};
 
 /// Largest configuration or profile file in bytes: 20,000 points of 200 bytes.
 pub(crate) const LARGEST: u64 = 4 * 1024 * 1024;
@@ -160,18 +161,14 @@ impl<'a> Document<'a> {
         let mut struck: Vec<String> = Vec::new();
         let mut stand_ins: Vec<String> = Vec::new();
         loop {
-            let error = match serde_path_to_error::deserialize(ValueDeserializer::from(value.clone())) {
+            let (at, message, span) = match reader::read(&value) {
                 Ok(read) => return usable.then_some(read),
-                Err(error) => error,
+                Err(Misfit { path, message, span }) => (path, message, span),
             };
-            let at = error.path().to_string();
-            let at = if at == "." { String::new() } else { at };
-            let inner = error.into_inner();
-            let fault = Fault::of(inner.message());
+            let fault = Fault::of(&message);
             let (key, span) = match &fault {
                 Fault::Missing(name) => (join(&at, name), None),
-                Fault::Unknown(name, _) if last_key(&at) != Some(name) => (join(&at, name), inner.span()),
-                _ => (at.clone(), inner.span()),
+                _ => (at.clone(), span),
             };
             let full = join(path, &key);
             let known = struck.contains(&key);
@@ -181,7 +178,7 @@ impl<'a> Document<'a> {
                     (_, Some(span)) if !span.is_empty() => span,
                     _ => self.locate(&full),
                 };
-                let (message, mut help) = fault.words(inner.message());
+                let (message, mut help) = fault.words(&message);
                 if let (Fault::Missing(name), true) = (&fault, self.rows_are_lines) {
                     help = match join(path, &at).as_str() {
                         "" => format!("add a line `# {name} = …` above the names of the columns"),
@@ -352,13 +349,6 @@ fn steps(path: &str) -> Vec<Step<'_>> {
         steps.extend(indices.split(['[', ']']).filter_map(|index| index.parse().ok()).map(Step::Index));
     }
     steps
-}
-
-fn last_key(path: &str) -> Option<&str> {
-    match steps(path).pop() {
-        Some(Step::Key(key)) => Some(key),
-        _ => None,
-    }
 }
 
 /// `a` and `b` as one path.

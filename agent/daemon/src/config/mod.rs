@@ -8,6 +8,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `document.rs` | a TOML text with its places |
+//! | `reader.rs` | from a part of it to a struct |
 //! | `diagnostic.rs` | faults and how they are shown |
 //! | `sections.rs` | `[agent] [uplink] [batch] [spool]` |
 //! | `plant.rs` | `[[bus]] [[device]] [[mqtt]]` and profiles |
@@ -35,6 +36,7 @@ mod files;
 mod links;
 mod plant;
 mod profiles;
+mod reader;
 mod schedule;
 #[cfg(feature = "schema")]
 pub mod schema;
@@ -49,6 +51,7 @@ pub use endpoint::Endpoint;
 pub use files::FileRef;
 pub(crate) use files::exposure;
 pub(crate) use profiles::profile_file;
+pub(crate) use reader::{Misfit, read as read_value};
 pub(crate) use schedule::ms;
 pub use sections::{AckMode, AgentConfig, BatchConfig, Order, SpoolConfig, TlsVersion, UplinkConfig, WhenFull};
 pub(crate) use table::{COLUMNS, separator};

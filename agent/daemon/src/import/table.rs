@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use toml::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 use tributary_protocols::modbus::config::{Addressing, PointRow};
 use tributary_protocols::modbus::register::{Order, RegisterType};
 
 use super::Imported;
-use crate::config::{COLUMNS, separator};
+use crate::config::{COLUMNS, read_value, separator};
 
 /// What a list's columns and words mean.
 #[derive(Clone, Debug, Default)]
@@ -129,17 +130,19 @@ fn row(record: &csv::StringRecord, columns: &BTreeMap<String, usize>, mapping: &
         let meant = mapping.words.get(&(key.to_owned(), text.to_owned()));
         Some(meant.map_or(text, String::as_str)).filter(|text| !text.is_empty())
     };
-    let mut table = toml::Table::new();
+    let word = |text: String| Spanned::new(0..0, DeValue::String(text.into()));
+    let named = |key: &'static str| Spanned::new(0..0, key.into());
+    let mut table = DeTable::new();
     for (key, is_text) in COLUMNS {
         let Some(text) = cell(key) else { continue };
         let value = match key {
-            "address" if mapping.hex && !text.starts_with("0x") => Value::String(format!("0x{text}")),
-            _ if is_text => Value::String(text.to_owned()),
+            "address" if mapping.hex && !text.starts_with("0x") => word(format!("0x{text}")),
+            _ if is_text => word(text.to_owned()),
             _ => {
-                text.parse::<Value>().map_err(|_| format!("{text:?} is no {key} as TOML has it: 0.1, [65535], true"))?
+                DeValue::parse(text).map_err(|_| format!("{text:?} is no {key} as TOML has it: 0.1, [65535], true"))?
             }
         };
-        table.insert(key.to_owned(), value);
+        table.insert(named(key), value);
     }
     let known = match cell("function") {
         None => mapping.table.as_deref(),
@@ -150,8 +153,9 @@ fn row(record: &csv::StringRecord, columns: &BTreeMap<String, usize>, mapping: &
         Some(other) => return Err(format!("function {other} does not read a table; 1 to 4 do")),
     };
     if let (Some(known), false) = (known, table.contains_key("table")) {
-        table.insert("table".into(), Value::String(known.to_owned()));
+        table.insert(named("table"), word(known.to_owned()));
     }
+    let scale;
     if let Some(gain) = cell("gain") {
         let number = gain.parse::<f64>().ok().filter(|gain| *gain != 0.0 && gain.is_finite());
         let number = number.ok_or_else(|| format!("the gain {gain:?} is no number but 0"))?;
@@ -159,15 +163,17 @@ fn row(record: &csv::StringRecord, columns: &BTreeMap<String, usize>, mapping: &
             return Err("a scale and a gain: which of the two? --column gain=… or scale=…, not both".into());
         }
         if number != 1.0 {
-            table.insert("scale".into(), Value::Float(1.0 / number));
+            scale = format!("{:?}", 1.0 / number);
+            let value = DeValue::parse(&scale).map_err(|_| format!("the gain {gain:?} is too small"))?;
+            table.insert(named("scale"), value);
         }
     }
-    if let Some(Value::String(ty)) = table.get("type")
-        && let Err(error) = RegisterType::try_from(ty.clone())
+    if let Some(DeValue::String(ty)) = table.get("type").map(Spanned::get_ref)
+        && let Err(error) = RegisterType::try_from(ty.clone().into_owned())
     {
         return Err(format!("{error} (--map type:{ty}=…)"));
     }
-    Value::Table(table).try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+    read_value(&Spanned::new(0..0, DeValue::Table(table))).map_err(|misfit| misfit.message)
 }
 
 #[cfg(test)]

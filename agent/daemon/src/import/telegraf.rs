@@ -4,21 +4,13 @@
 //! addresses with a scale. One file may have several devices: each becomes a profile.
 
 use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 use tributary_protocols::modbus::config::{Addressing, PointRow};
 use tributary_protocols::modbus::register::{Order, RegisterType, Table};
 
 use super::Imported;
-
-#[derive(Deserialize)]
-struct File {
-    inputs: Inputs,
-}
-
-#[derive(Deserialize)]
-struct Inputs {
-    #[serde(default)]
-    modbus: Vec<Device>,
-}
+use crate::config::{Misfit, read_value};
 
 #[derive(Deserialize)]
 struct Device {
@@ -26,23 +18,15 @@ struct Device {
     name: String,
     #[serde(default)]
     configuration_type: Option<String>,
-    #[serde(default)]
-    coils: Vec<Field>,
-    #[serde(default)]
-    discrete_inputs: Vec<Field>,
-    #[serde(default)]
-    holding_registers: Vec<Field>,
-    #[serde(default)]
-    input_registers: Vec<Field>,
-    #[serde(flatten)]
-    more: toml::Table,
 }
+
+/// The keys of a device that are read, its lists of fields among them.
+const OF_DEVICE: [&str; 6] =
+    ["name", "configuration_type", "coils", "discrete_inputs", "holding_registers", "input_registers"];
 
 #[derive(Deserialize)]
 struct Field {
     name: String,
-    #[serde(default)]
-    measurement: Option<String>,
     #[serde(default)]
     byte_order: Option<String>,
     #[serde(default)]
@@ -52,8 +36,19 @@ struct Field {
     #[serde(default)]
     bit: Option<u8>,
     address: Vec<u16>,
-    #[serde(flatten)]
-    more: toml::Table,
+}
+
+/// The keys of a field that are read; `measurement` is named among the others.
+const OF_FIELD: [&str; 6] = ["name", "byte_order", "data_type", "scale", "bit", "address"];
+
+/// The keys of a table that are not among those.
+fn more<'v>(value: &'v Spanned<DeValue<'_>>, known: &[&str]) -> Vec<&'v str> {
+    let keys = value.get_ref().as_table().into_iter().flat_map(|table| table.keys());
+    keys.map(|key| key.get_ref().as_ref()).filter(|key| !known.contains(key)).collect()
+}
+
+fn list<'v>(value: &'v DeValue<'_>, key: &str) -> &'v [Spanned<DeValue<'v>>] {
+    value.get(key).and_then(|list| list.get_ref().as_array()).map_or(&[], |list| &**list)
 }
 
 /// Reads a Telegraf configuration: a profile for each of its Modbus inputs. `name` is the first's, the others are
@@ -62,44 +57,53 @@ struct Field {
 /// # Errors
 /// What is no such configuration.
 pub fn import(name: &str, text: &str) -> Result<Vec<Imported>, String> {
-    let file: File = toml::from_str(text).map_err(|error| format!("no configuration of Telegraf: {error}"))?;
-    if file.inputs.modbus.is_empty() {
+    let fault = |error: String| format!("no configuration of Telegraf: {error}");
+    let root = DeTable::parse(text).map_err(|error| fault(error.to_string()))?.into_inner();
+    let inputs = root.get("inputs").map(|inputs| inputs.get_ref());
+    let devices = inputs.map_or(&[][..], |inputs| list(inputs, "modbus"));
+    if devices.is_empty() {
         return Err("no [[inputs.modbus]] is in it".into());
     }
-    let devices = file.inputs.modbus.into_iter().enumerate();
+    let devices = devices.iter().enumerate();
     devices
         .map(|(number, device)| {
             let name = if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) };
-            one(&name, device)
+            one(&name, device, text)
         })
         .collect()
 }
 
-fn one(name: &str, device: Device) -> Result<Imported, String> {
+fn one(name: &str, value: &Spanned<DeValue<'_>>, text: &str) -> Result<Imported, String> {
+    let fault = |misfit: Misfit| {
+        let before = text.get(..misfit.span.as_ref().map_or(0, |span| span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        format!("no configuration of Telegraf: line {line}, {}: {misfit}", misfit.path)
+    };
+    let device: Device = read_value(value).map_err(fault)?;
     if let Some(style) = device.configuration_type.as_deref().filter(|style| *style != "register") {
         return Err(format!("configuration_type = {style:?} is not read here, only \"register\" is"));
     }
     let mut profile = super::profile(name, Addressing::Zero);
     profile.description = device.name;
     let mut left_out = Vec::new();
-    if !device.more.is_empty() {
-        let keys: Vec<&str> = device.more.keys().map(String::as_str).collect();
+    let keys = more(value, &OF_DEVICE);
+    if !keys.is_empty() {
         left_out.push(format!("{}: these belong to [[bus]] and [[device]]", keys.join(", ")));
     }
     let tables = [
-        (Table::Coil, device.coils),
-        (Table::Discrete, device.discrete_inputs),
-        (Table::Holding, device.holding_registers),
-        (Table::Input, device.input_registers),
+        (Table::Coil, "coils"),
+        (Table::Discrete, "discrete_inputs"),
+        (Table::Holding, "holding_registers"),
+        (Table::Input, "input_registers"),
     ];
-    for (table, fields) in tables {
-        for field in fields {
+    for (table, key) in tables {
+        for value in list(value.get_ref(), key) {
+            let field: Field = read_value(value).map_err(fault)?;
             match point(table, &field) {
                 Ok(point) => profile.point.push(point),
                 Err(why) => left_out.push(format!("{} {}: {why}", table.name(), field.name)),
             }
-            let mut more: Vec<&str> = field.more.keys().map(String::as_str).collect();
-            more.extend(field.measurement.as_ref().map(|_| "measurement"));
+            let more = more(value, &OF_FIELD);
             if !more.is_empty() {
                 left_out.push(format!("{} {}: its {}", table.name(), field.name, more.join(", ")));
             }
