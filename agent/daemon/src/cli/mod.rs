@@ -11,6 +11,7 @@ mod plan;
 mod probe;
 mod scan;
 mod schema;
+mod seed;
 mod simulate;
 mod spool;
 mod status;
@@ -66,6 +67,8 @@ pub enum Command {
         /// Of which file
         of: schema::Of,
     },
+    /// Take the first configuration from a file on the boot partition
+    Seed(seed::SeedArgs),
     /// Serve the configured devices as Modbus slaves, for tests without hardware
     Simulate(simulate::SimulateArgs),
     /// Look into the spool of a stopped agent, or into a copy of one
@@ -112,6 +115,7 @@ impl Cli {
             Command::Probe(args) => probe::probe(&args),
             Command::Scan(args) => scan::scan(&args),
             Command::Schema { of } => schema::schema(of),
+            Command::Seed(args) => seed::seed(&args),
             Command::Simulate(args) => simulate::simulate(&args),
             Command::Watch(args) => watch::watch(&args),
             Command::Spool(args) => spool::spool(&args),
