@@ -15,6 +15,7 @@ mod seed;
 mod simulate;
 mod spool;
 mod status;
+mod support;
 mod watch;
 
 use std::path::PathBuf;
@@ -85,6 +86,8 @@ pub enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Put all that helps to find a fault into one archive, without secrets
+    Support(support::SupportArgs),
     /// Show live values of the running agent
     Watch(watch::WatchArgs),
 }
@@ -117,6 +120,7 @@ impl Cli {
             Command::Schema { of } => schema::schema(of),
             Command::Seed(args) => seed::seed(&args),
             Command::Simulate(args) => simulate::simulate(&args),
+            Command::Support(args) => support::support(&args),
             Command::Watch(args) => watch::watch(&args),
             Command::Spool(args) => spool::spool(&args),
             // An agent runs on under what it was started with, whatever has become of the file.

@@ -175,7 +175,7 @@ impl Names {
     }
 }
 
-fn status(look: &Look, out: &mut impl Write) -> io::Result<bool> {
+pub(super) fn status(look: &Look, out: &mut impl Write) -> io::Result<bool> {
     let newest = Newest::of(look);
     match &newest.state {
         Some(state) => {

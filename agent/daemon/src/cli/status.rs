@@ -40,7 +40,7 @@ fn pause() {
 }
 
 /// The status for people.
-fn words(status: &Status) -> String {
+pub(super) fn words(status: &Status) -> String {
     let mut out = String::new();
     let _ = write_words(status, &mut out);
     out
