@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Builds the agent for a gateway: cross/build.sh TARGET [PACKAGE]
 #
-#   TARGET    x86_64-unknown-linux-gnu      linked by cc
-#             aarch64-unknown-linux-musl    static, linked by zig
-#             armv7-unknown-linux-gnueabihf linked by arm-linux-gnueabihf-gcc, else by zig
+#   TARGET    x86_64-unknown-linux-gnu       linked by cc
+#             aarch64-unknown-linux-musl     static, linked by zig
+#             aarch64-unknown-linux-gnu      linked by aarch64-linux-gnu-gcc, else by zig
+#             armv7-unknown-linux-gnueabihf  linked by arm-linux-gnueabihf-gcc, else by zig
 #   PACKAGE   tributary (the agent, default) or tributary-receiver
 #
-# Changes nothing but the target directory, and adds the target to rustup where it is missing. What it cannot get it
-# names, with the command that gets it. The last line printed is the binary's path and size. README.md says what was tried.
+# Changes nothing but the target directory. What it needs it sets up there (zig from PyPI) or by rustup (the target's
+# standard library); what it cannot get it names, with the command that gets it. The last line printed is the binary's
+# path, its size and the oldest glibc that it runs on. Fails above the size in size-budget.toml. No path of this machine
+# is in the binary, so that another one builds the same bytes. README.md says what was tried.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -16,12 +19,8 @@ fail() {
     exit 1
 }
 
-readonly ZIG_HINT="python3 -m venv zig && zig/bin/pip install ziglang==0.17.1 cargo-zigbuild, then put zig/bin first in PATH"
-
-# Zig from PyPI is a module and not a command; cargo-zigbuild finds it by the venv's python3.
-have_zig() {
-    command -v cargo-zigbuild >/dev/null && { command -v zig >/dev/null || python3 -c 'import ziglang' 2>/dev/null; }
-}
+readonly TARGETS="x86_64-unknown-linux-gnu, aarch64-unknown-linux-musl, aarch64-unknown-linux-gnu, armv7-unknown-linux-gnueabihf"
+readonly ZIG=0.17.1 ZIGBUILD=0.24.1
 
 target="${1:-}"
 package="${2:-tributary}"
@@ -29,40 +28,69 @@ case "$package" in
     tributary | tributary-receiver) ;;
     *) fail "package \"$package\" is not for gateways or centres: tributary or tributary-receiver" ;;
 esac
+directory="$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"
+
+# A C compiler for every target in one download: no root, no foreign packages.
+with_zig() {
+    if ! { command -v cargo-zigbuild && { command -v zig || python3 -c 'import ziglang'; }; } >/dev/null 2>&1; then
+        local venv="$directory/zig-$ZIG-$ZIGBUILD"
+        if [[ ! -e $venv/ready ]]; then
+            echo "cross/build.sh: installing zig $ZIG and cargo-zigbuild $ZIGBUILD from PyPI into $venv" >&2
+            rm -rf -- "$venv"
+            python3 -m venv "$venv" || fail "no venv: apt-get install python3-venv"
+            "$venv/bin/python" -m pip install --quiet "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD" ||
+                fail "PyPI could not be reached: put zig and cargo-zigbuild into PATH"
+            touch "$venv/ready"
+        fi
+        # cargo-zigbuild finds zig by the venv's python3.
+        export PATH="$venv/bin:$PATH"
+    fi
+    build=(zigbuild)
+}
+
+# with_gcc PREFIX: Debian's cross compiler, if it is there.
+with_gcc() {
+    command -v "$1-gcc" >/dev/null || return 1
+    local name="${target//-/_}"
+    export "CARGO_TARGET_${name^^}_LINKER=$1-gcc" "CC_$name=$1-gcc"
+}
+
 build=(build)
 case "$target" in
-    x86_64-unknown-linux-gnu)
-        command -v cc >/dev/null || fail "no C compiler (cc): apt-get install gcc libc6-dev"
-        ;;
-    aarch64-unknown-linux-musl)
-        # Not gcc for glibc: ring, zstd and SQLite have C code, which its headers would tie to glibc.
-        have_zig || fail "no zig for $target: $ZIG_HINT"
-        build=(zigbuild)
-        ;;
-    armv7-unknown-linux-gnueabihf)
-        if command -v arm-linux-gnueabihf-gcc >/dev/null; then
-            export CARGO_TARGET_ARMV7_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc
-            export CC_armv7_unknown_linux_gnueabihf=arm-linux-gnueabihf-gcc
-        elif have_zig; then
-            build=(zigbuild)
-        else
-            fail "no linker for $target: apt-get install gcc-arm-linux-gnueabihf libc6-dev-armhf-cross, or $ZIG_HINT"
-        fi
-        ;;
-    "") fail "which target? x86_64-unknown-linux-gnu, aarch64-unknown-linux-musl or armv7-unknown-linux-gnueabihf" ;;
-    *) fail "target \"$target\" is not supported: x86_64-unknown-linux-gnu, aarch64-unknown-linux-musl or armv7-unknown-linux-gnueabihf" ;;
+    x86_64-unknown-linux-gnu) command -v cc >/dev/null || fail "no C compiler (cc): apt-get install gcc libc6-dev" ;;
+    # Not gcc for glibc: ring, zstd and SQLite have C code, which its headers would tie to glibc.
+    aarch64-unknown-linux-musl) with_zig ;;
+    aarch64-unknown-linux-gnu) with_gcc aarch64-linux-gnu || with_zig ;;
+    armv7-unknown-linux-gnueabihf) with_gcc arm-linux-gnueabihf || with_zig ;;
+    "") fail "which target? $TARGETS" ;;
+    *) fail "target \"$target\" is not supported: $TARGETS" ;;
 esac
 
 # The standard library of the target, for the compiler that cargo will use.
-if ! [[ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]]; then
-    command -v rustup >/dev/null || fail "rustc has no standard library for $target, and there is no rustup to add it"
+sysroot="$(rustc --print sysroot)"
+if ! [[ -d "$sysroot/lib/rustlib/$target/lib" ]]; then
+    command -v rustup >/dev/null || fail "rustc has no standard library for $target: install rustup, or Debian's libstd-rust-dev of that architecture"
     rustup target add "$target" || fail "rustup could not add $target: add it where there is a network"
 fi
 
-echo "cross/build.sh: cargo ${build[0]} for $target" >&2
-cargo "${build[@]}" --locked --release --target "$target" -p "$package" --bin "$package"
+remap=()
+for place in "$directory=/target" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$PWD=/tributary"; do
+    remap+=("--remap-path-prefix=$place")
+done
+# Of C code too: zig leaves debug information in until the last.
+export CFLAGS="${CFLAGS:-} -ffile-prefix-map=$directory=/target -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+export RUSTFLAGS="${RUSTFLAGS:-} ${remap[*]}"
 
-directory="$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"
+echo "cross/build.sh: cargo ${build[0]} for $target" >&2
+cargo "${build[@]}" --locked --release --target "$target" -p "$package" --bin "$package" >&2
+
 binary="$directory/$target/release/$package"
 [[ -f $binary ]] || fail "cargo ended well, but $binary is not there"
-printf '%s %s bytes\n' "$binary" "$(stat -c %s "$binary")"
+size="$(stat -c %s "$binary")"
+# Without glibc nothing is found, which is no fault.
+floor="$({ readelf --version-info --wide "$binary" | grep -o 'GLIBC_[0-9.]*' || true; } | sort -uV | tail -n 1)"
+if [[ -n $floor ]]; then needs="needs glibc ${floor#GLIBC_} or later"; else needs="static"; fi
+echo "$binary $size bytes, $needs"
+most="$(sed -n 's/^agent = \([0-9_]*\).*/\1/p' cross/size-budget.toml)"
+[[ $package != tributary ]] || ((size <= ${most//_/})) ||
+    fail "$size bytes are more than the ${most//_/} of cross/size-budget.toml: nm -S --size-sort of a build with strip = \"none\" says where they are"
