@@ -37,6 +37,9 @@ const PKI: &str = "pki";
 /// Keys whose files may come later: the pair is made on the device.
 const ENROLLED: [&str; 2] = ["uplink.cert", "uplink.key"];
 
+/// Name and content of each file.
+type Files = Vec<(String, String)>;
+
 /// Which seed, and whereto.
 #[derive(Clone, Debug, Args)]
 pub struct SeedArgs {
@@ -190,7 +193,7 @@ const ENROL: &str = "STILL TO DO: this gateway has no certificate yet, so nothin
                      makes a key that never leaves it, and says what to do with its request.\n";
 
 /// The configuration and the files of a seed; what is wrong with it, in words.
-fn parts(source: &Source) -> Result<(&str, Vec<(String, String)>), String> {
+fn parts(source: &Source) -> Result<(&str, Files), String> {
     let say = |at: std::ops::Range<usize>, key: &str, message: &str, help: &str| {
         let fault = source.diagnostic(at, key.to_owned(), message.to_owned(), help.to_owned());
         Report { errors: vec![fault], ..Report::default() }.render()
@@ -311,7 +314,7 @@ mod tests {
     const SEED: &str = "[agent]\nsite = \"s\"\nid = \"gw\"\n[uplink]\nurl = \"mqtts://b\"\nca = \"pki/ca.pem\"\n# kept\n\
                         [seed]\n\"ca.pem\" = '''\n-----BEGIN CERTIFICATE-----\nx\n'''\n\"word\" = \"secret\"\n";
 
-    fn parted(text: &str) -> Result<(String, Vec<(String, String)>), String> {
+    fn parted(text: &str) -> Result<(String, Files), String> {
         let source = Source::new("seed.toml".into(), text.into());
         parts(&source).map(|(configuration, files)| (configuration.to_owned(), files))
     }
