@@ -121,16 +121,13 @@ fn read(path: &Path) -> String {
 }
 
 fn versions(state_dir: Option<&Path>) -> String {
-    let system = rustix::system::uname();
     let mut out = format!(
-        "tributary {} for {}-{}\nkernel {} {}\n",
+        "tributary {} for {}-{}\n",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::ARCH,
-        if cfg!(target_env = "musl") { "musl" } else { "gnu" },
-        system.release().to_string_lossy(),
-        system.machine().to_string_lossy()
+        if cfg!(target_env = "musl") { "musl" } else { "gnu" }
     );
-    for path in ["/etc/os-release", "/proc/uptime", "/proc/loadavg"] {
+    for path in ["/proc/version", "/etc/os-release", "/proc/uptime", "/proc/loadavg"] {
         let _ = write!(out, "\n{path}\n{}", read(Path::new(path)));
     }
     let memory = read(Path::new("/proc/meminfo"));
