@@ -173,18 +173,24 @@ pub fn listens(port: u16) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok()
 }
 
-/// A binary of this workspace: from the first folder of `TRIBUTARY_BIN_DIR` that has it (`tests/run` has the release build
-/// of the agent first), else built now.
+/// A binary of this workspace: from `TRIBUTARY_BIN_DIR` (where `tests/run` puts the release build of the agent), else built now.
 ///
 /// # Panics
 /// If it is not there, or cannot be built.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let Some(folders) = std::env::var_os("TRIBUTARY_BIN_DIR") else { return BUILT.get_or_init(build).join(name) };
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file()).unwrap_or_else(|| {
-        panic!("{name} is not in {}: run tests/run, or unset TRIBUTARY_BIN_DIR to have it built", folders.display())
-    })
+    let folder = match std::env::var_os("TRIBUTARY_BIN_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => BUILT.get_or_init(build).clone(),
+    };
+    let path = folder.join(name);
+    assert!(
+        path.is_file(),
+        "{} is not there: run tests/run, or unset TRIBUTARY_BIN_DIR to have it built",
+        path.display()
+    );
+    path
 }
 
 /// Builds the binaries as they are now, so that no test ever runs an old one; gives their folder.
