@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT: u64 = 10;
 const REQUESTS: usize = 512;
 /// Longest packet taken in: an Ack with 1,000 refused seqs and as many ranges is below 64 KB.
 const INCOMING: usize = 256 * 1024;
+/// How long the goodbye on a connection may take that is replaced.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// What topic and header add to a payload.
 const OVERHEAD: usize = 1024;
 
@@ -184,6 +186,20 @@ impl Wire {
     pub fn abort(&mut self, reason: &str) {
         self.drop_connection();
         self.say(WireEvent::Disconnected(reason.into()));
+    }
+
+    /// Says goodbye on a connection that is in order, so that the broker tells nobody that this agent is gone, and drops it;
+    /// `Disconnected` with the reason follows at once.
+    pub fn leave(&mut self, reason: &str) {
+        if let Some((client, mut task)) = self.client.take().zip(self.task.take()) {
+            tokio::spawn(async move {
+                let goodbye = async { client.try_disconnect().is_ok() && (&mut task).await.is_ok() };
+                if tokio::time::timeout(GOODBYE, goodbye).await != Ok(true) {
+                    task.abort();
+                }
+            });
+        }
+        self.abort(reason);
     }
 
     fn drop_connection(&mut self) {

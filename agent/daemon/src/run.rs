@@ -405,7 +405,7 @@ impl Agent {
                     self.renewed = false;
                     self.wire.connect(will, self.trust.as_ref().map(Trust::config));
                 }
-                Output::Abort if self.renewed => self.wire.abort(mqtt::RENEWED),
+                Output::Abort if self.renewed => self.wire.leave(mqtt::RENEWED),
                 Output::Abort => self.wire.abort(mqtt::NO_PROGRESS),
                 Output::Publish(publish) => self.wire.publish(publish),
                 Output::Disconnect => {}
