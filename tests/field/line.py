@@ -91,8 +91,8 @@ class Line:
 
     def end(self):
         for child in self.children:
-            child.kill()
-            child.wait()
+            if child.poll() is None:
+                kill(child)
         if not self.good:
             for log in sorted(self.folder.glob("*.log")):
                 print(f"---- end of {log.name}:\n{log.read_text(errors='replace')[-2000:]}", file=sys.stderr)
@@ -203,9 +203,15 @@ class Line:
         return delivered
 
 
+def itself(child):
+    """The process that is meant: under proot the one that it traces, which would outlive it."""
+    below = pathlib.Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    return int(below[0]) if below else child.pid
+
+
 def stop(child, name, seconds=60):
     """SIGTERM; it must end well."""
-    child.send_signal(signal.SIGTERM)
+    os.kill(itself(child), signal.SIGTERM)
     try:
         code = child.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -215,5 +221,5 @@ def stop(child, name, seconds=60):
 
 
 def kill(child):
-    child.kill()
+    os.kill(itself(child), signal.SIGKILL)
     child.wait()
