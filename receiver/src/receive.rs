@@ -17,6 +17,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -65,7 +66,16 @@ enum Out {
 ///
 /// # Errors
 /// A configuration that cannot work. What may pass (broker or database away) is waited for.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    start(config, Box::pin(shutdown)).await
+}
+
+/// Boxed: else each crate that runs it compiles all of it again.
+fn start(config: Config, shutdown: BoxFuture<'_, ()>) -> BoxFuture<'_, Result<(), RunError>> {
+    Box::pin(receive(config, shutdown))
+}
+
+async fn receive(config: Config, shutdown: BoxFuture<'_, ()>) -> Result<(), RunError> {
     if let Some(tls) = &config.broker.tls {
         tls::client_config(tls)?;
     }

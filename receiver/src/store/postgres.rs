@@ -17,7 +17,7 @@ mod write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{LocalBoxFuture, try_join_all};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row, Statement, Transaction};
 
@@ -173,24 +173,32 @@ impl Postgres {
         done
     }
 
-    pub(super) async fn commit(&mut self, group: &Group, now_ms: i64) -> Result<Acks, StoreError> {
-        self.with(async |open| commit(open, group, now_ms).await).await
+    // Boxed, all three: else each crate that waits for one compiles all of it again.
+
+    pub(super) fn commit<'a>(
+        &'a mut self,
+        group: &'a Group,
+        now_ms: i64,
+    ) -> LocalBoxFuture<'a, Result<Acks, StoreError>> {
+        Box::pin(self.with(async move |open| commit(open, group, now_ms).await))
     }
 
-    pub(super) async fn catalog(&mut self, key: &AgentKey, epoch: u64) -> Result<Option<Bytes>, StoreError> {
-        self.with(async |Open { client, sql }| {
+    pub(super) fn catalog<'a>(
+        &'a mut self,
+        key: &'a AgentKey,
+        epoch: u64,
+    ) -> LocalBoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(self.with(async move |Open { client, sql }| {
             let row = client.query_opt(&sql.read_catalog, &[&key.site, &key.agent, &bits(epoch)]).await?;
             Ok(row.map(|row| row.try_get::<_, Vec<u8>>(0)).transpose()?.map(Bytes::from))
-        })
-        .await
+        }))
     }
 
-    pub(super) async fn agents(&mut self) -> Result<Vec<AgentKey>, StoreError> {
-        self.with(async |Open { client, sql }| {
+    pub(super) fn agents(&mut self) -> LocalBoxFuture<'_, Result<Vec<AgentKey>, StoreError>> {
+        Box::pin(self.with(async |Open { client, sql }| {
             let rows = client.query(&sql.agents, &[]).await?;
             rows.iter().map(|row| Ok(AgentKey { site: row.try_get(0)?, agent: row.try_get(1)? })).collect()
-        })
-        .await
+        }))
     }
 }
 
