@@ -18,6 +18,7 @@ mod status;
 mod support;
 mod watch;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -125,8 +126,8 @@ impl Cli {
             Command::Spool(args) => spool::spool(&args),
             // An agent runs on under what it was started with, whatever has become of the file.
             Command::Status { file, json, watch } => match crate::config::socket(&file.config) {
-                Some(socket) => status::status(&socket, json, watch),
-                None => match load_or_tell(&file, Occasion::Beside) {
+                Some(socket) if UnixStream::connect(&socket).is_ok() => status::status(&socket, json, watch),
+                _ => match load_or_tell(&file, Occasion::Beside) {
                     Some(config) => status::status(&config.agent.socket(), json, watch),
                     None => ExitCode::from(BAD_CONFIGURATION),
                 },
