@@ -106,7 +106,7 @@ impl Wire {
         self.base = base(uplink, agent);
         self.config = uplink.clone();
         if self.client.is_some() {
-            self.abort(CHANGED);
+            self.leave(CHANGED);
         }
         true
     }

@@ -14,35 +14,35 @@
 //! deadline. It holds no rule of any stage. Every channel is bounded; what would block has a thread or task of its own.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc};
 use tributary_core::pipeline::{self, Now, Output, Pipeline};
-use tributary_core::store::{Recovered, Store, StoreCommand, StoreError, StoreReply};
+use tributary_core::store::{Recovered, StoreCommand, StoreError, StoreReply};
 use tributary_protocols::reading::Poll;
 use tributary_protocols::time::{Clock, Mono};
 
-use crate::cli::BAD_CONFIGURATION;
 use crate::clock::{QualityWatch, StepDetector, SystemClock, TimeQuality};
 use crate::config::Config;
 use crate::field::{self, Field};
-use crate::machine::{self, Stranger};
+use crate::machine::Stranger;
 use crate::mqtt::{self, Wire, WireEvent};
 use crate::notices::Notices;
 use crate::socket::{self, WATCHED, Watched, Wish};
 use crate::status;
+use crate::store::SledStore;
 use crate::store::thread::{Refused, STUCK, StoreThread};
-use crate::store::{Reserve, SledStore};
 use crate::tls::trust::{News, Trust};
 
 mod reload;
+mod start;
 
 use reload::{Identity, Reload};
+pub use start::{agent, run};
 
 /// Commands that may wait for the disk.
 const COMMANDS: usize = 16;
@@ -54,8 +54,6 @@ const TELL_SYSTEMD: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(20);
 /// Polls taken in before anything else is done.
 const AT_ONCE: usize = 256;
-/// How often a spool that cannot be opened is tried again.
-const SPOOL_RETRY: Duration = Duration::from_secs(2);
 /// Drivers get this long to end.
 const DRIVERS_END: Duration = Duration::from_millis(300);
 /// A clean stop has this long to send what it can, of the 5 s in all.
@@ -97,105 +95,6 @@ pub enum RunError {
     /// The driver of a bus or broker has ended of itself.
     #[error("the driver of {0} has ended; ending for a restart, nothing accepted is lost")]
     DriverEnded(String),
-}
-
-/// Runs the agent until SIGTERM or SIGINT.
-#[must_use]
-pub fn run(config: Config) -> ExitCode {
-    let outcome =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System).and_then(
-            |runtime| {
-                let outcome = runtime.block_on(async { agent(config, signal()?, hangups()?).await });
-                runtime.shutdown_background();
-                outcome
-            },
-        );
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the agent ends");
-            // What only a person can mend is not tried again.
-            if matches!(error, RunError::Stranger(_)) { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
-        }
-    }
-}
-
-/// Resolves at the first SIGTERM or SIGINT.
-fn signal() -> Result<impl Future<Output = ()>, RunError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-/// One message for any number of SIGHUPs that came since the last was taken.
-fn hangups() -> Result<mpsc::Receiver<()>, RunError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (heard, hangups) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let _ = heard.try_send(());
-        }
-    });
-    Ok(hangups)
-}
-
-/// The agent, until `shutdown` resolves and a clean stop has come to its end. A message of `reloads` has it read its
-/// configuration again.
-///
-/// # Errors
-/// See [`RunError`].
-pub async fn agent(
-    config: Config,
-    shutdown: impl Future<Output = ()>,
-    reloads: mpsc::Receiver<()>,
-) -> Result<(), RunError> {
-    field::install_crypto();
-    let clock = SystemClock::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    let root = config.agent.state_dir.join("spool");
-    machine::check(&config.agent)?;
-    let (store, found) = tokio::select! {
-        biased;
-        opened = open_spool(&root, clock) => opened.map_err(|source| RunError::Spool { dir: root.display().to_string(), source })?,
-        () = &mut shutdown => return Ok(()),
-    };
-    machine::remember(&config.agent);
-    let socket = config.agent.socket();
-    let listener =
-        socket::bind(&socket).map_err(|source| RunError::Socket { path: socket.display().to_string(), source })?;
-    let mut agent = Agent::new(config, clock, store, found)?;
-    let outcome = agent.run(listener, shutdown, reloads).await;
-    let _ = std::fs::remove_file(&socket);
-    outcome
-}
-
-/// Opens the spool, and waits for a disk that cannot be used: a restart would not mend it. Until then nothing is polled,
-/// for without the state record no reading has a name; the next start counts what was due.
-async fn open_spool(root: &Path, clock: SystemClock) -> Result<(SledStore, Recovered), StoreError> {
-    let mut told = None;
-    loop {
-        let opened =
-            SledStore::open(root, Reserve::default()).and_then(|mut store| store.recover().map(|found| (store, found)));
-        let error = match opened {
-            Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) => error,
-            opened => return opened,
-        };
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-        if told.as_ref() != Some(&error) {
-            tracing::error!(dir = %root.display(), %error, "the spool cannot be opened: nothing is polled until it can, it is tried again");
-            let status = format!("waits for its spool: {error}");
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
-            told = Some(error);
-        }
-        tokio::time::sleep_until(clock.instant(clock.mono() + SPOOL_RETRY).into()).await;
-    }
 }
 
 /// The pipeline's own settings. Boot id and seed are new at each call: a reload keeps those of the start.
