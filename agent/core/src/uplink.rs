@@ -336,6 +336,7 @@ impl Uplink {
     /// Who this agent is to the broker has changed: a connection is made anew, and without one the next try comes soon.
     pub fn handle_renewal(&mut self, now: Mono, rng: &mut fastrand::Rng) {
         self.abort |= !matches!(self.link, Link::Idle { .. });
+        self.healthy = false; // no Ack has come under the new ones
         self.hasten(now, rng);
     }
 
