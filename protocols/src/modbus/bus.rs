@@ -394,6 +394,12 @@ impl Bus {
         }
     }
 
+    /// Whether a question is out.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.flight.is_some()
+    }
+
     /// Until when nothing will be to do, if nothing happens before. `None`: the bus has no requests.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {

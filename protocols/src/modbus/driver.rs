@@ -60,7 +60,7 @@ pub struct Wires {
     pub status: watch::Sender<BusStatus>,
     /// What the bus has learnt, with its name, whenever that changes.
     pub memory: mpsc::UnboundedSender<(String, Memory)>,
-    /// Ends the bus when it says true, or when its sender is gone.
+    /// Ends the bus when it says true, or when its sender is gone. The answer to a question that is out is still taken.
     pub shutdown: watch::Receiver<bool>,
 }
 
@@ -149,6 +149,7 @@ impl Driver {
                         let _ = reply.send(result);
                     }
                 }
+                Output::Ask { .. } if *shutdown.borrow() => return None,
                 Output::Ask { frame } => {
                     let timeout = self.spec.timeout;
                     let Some(stream) = &mut self.stream else { continue };
@@ -188,7 +189,7 @@ impl Driver {
         if wake_at.is_some_and(|at| at <= now) {
             // A flood of traces may keep the bus from sleeping, but not the other tasks from running.
             tokio::task::yield_now().await;
-            return !*shutdown.borrow() && !self.polls.is_closed();
+            return (self.bus.is_asking() || !*shutdown.borrow()) && !self.polls.is_closed();
         }
         let nap = async {
             match wake_at {
@@ -216,7 +217,7 @@ impl Driver {
                 return true;
             }
             () = nap => return true,
-            () = stopped(shutdown) => return false,
+            () = stopped(shutdown), if !self.bus.is_asking() => return false,
             () = self.polls.closed() => return false,
         };
         self.received(read);

@@ -31,8 +31,7 @@ impl Strange {
     /// Those of a seed: one surely, and perhaps others.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        let mut it = Self::default();
-        it.reload = seed >= 100 && seed % 5 == 2;
+        let mut it = Self { reload: seed >= 100 && seed % 5 == 2, ..Self::default() };
         if seed % 5 != 4 {
             return it;
         }
