@@ -19,7 +19,7 @@ use tributary_core::model::{self, Deadband, Model, PointKey, Statistic, Window};
 use tributary_core::pipeline::{Config, Now, Output, Pipeline};
 use tributary_core::spool::{self, WhenFull};
 use tributary_core::store::{Commit, DirId, IndexEntry, Recovered, Store, StoreError, Usage};
-use tributary_core::uplink::{self, AckMode, Order};
+use tributary_core::uplink::{self, AckMode};
 use tributary_proto::pb;
 use tributary_protocols::modbus::decode::decode;
 use tributary_protocols::modbus::plan::{PlannedPoint, Request};
@@ -169,7 +169,7 @@ fn settings() -> Config {
         spool: spool::Config { max_disk: 256 << 20, commit: Duration::from_secs(1), when_full: WhenFull::DropOldest },
         uplink: uplink::Config {
             ack: AckMode::Receiver,
-            order: Order::LiveFirst,
+            order: uplink::Order::LiveFirst,
             reconnect_max: Duration::from_secs(300),
             window_batches: 16,
             window_bytes: 64 << 10,
