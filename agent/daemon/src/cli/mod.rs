@@ -124,14 +124,18 @@ impl Cli {
             Command::Support(args) => support::support(&args),
             Command::Watch(args) => watch::watch(&args),
             Command::Spool(args) => spool::spool(&args),
-            // An agent runs on under what it was started with, whatever has become of the file.
-            Command::Status { file, json, watch } => match crate::config::socket(&file.config) {
-                Some(socket) if UnixStream::connect(&socket).is_ok() => status::status(&socket, json, watch),
-                _ => match load_or_tell(&file, Occasion::Beside) {
-                    Some(config) => status::status(&config.agent.socket(), json, watch),
-                    None => ExitCode::from(BAD_CONFIGURATION),
-                },
-            },
+            Command::Status { file, json, watch } => {
+                let (config, report) = load(&file.config, Occasion::Beside);
+                // An agent runs on under what it was started with, whatever has become of the file since.
+                let runs_on = || crate::config::socket(&file.config).filter(|path| UnixStream::connect(path).is_ok());
+                match config.map(|config| config.agent.socket()).or_else(runs_on) {
+                    Some(socket) => status::status(&socket, json, watch),
+                    None => {
+                        report.tell();
+                        ExitCode::from(BAD_CONFIGURATION)
+                    }
+                }
+            }
         }
     }
 }
