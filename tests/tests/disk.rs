@@ -292,7 +292,8 @@ async fn live_a_full_disk_under_a_backlog_empties_by_itself() {
     let line = async |full: &'static str, folder: PathBuf| {
         let mut line = Line::start(&folder, full, full, Trouble::Full).await?;
         line.link.set_up(false);
-        eventually("three directories", PATIENCE, async || (line.directories() >= 3).then_some(())).await;
+        // More would be near the quota, and at the quota nothing is written that could fail.
+        eventually("two directories", PATIENCE, async || (line.directories() >= 2).then_some(())).await;
         line.disk.begin(Trouble::Full, line.agent.pid()).await?;
         eventually("that the disk fails", PATIENCE, async || {
             line.agent.assert_alive();
