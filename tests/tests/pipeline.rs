@@ -13,6 +13,7 @@ use tributary_proto::pb::{Batch, TimeQuality};
 use tributary_proto::{MAX_INFLATED, inflate};
 use tributary_protocols::reading::{Outcome, Poll, Sample, StampedBy};
 use tributary_protocols::time::{Mono, Wall};
+use tributary_protocols::value::{PointType, Value};
 use tributary_tests::settings;
 use tributary_tests::store::MemStore;
 
@@ -150,6 +151,12 @@ fn what_a_reload_changes_begins_anew() {
     assert_eq!(without, (6, 0, 6, 1), "six in the open window");
     // Five are folded, their count is a reading of its own, and the sixth is in the new window.
     assert_eq!(with, (7, 5, 2, 2));
+    // Sent raw beside the window from now on, or no more: the window is another.
+    let [_, with] = told(reloaded(&windowed, |point| point.raw = true));
+    assert_eq!(with, (7, 5, 2, 2));
+    let both = model::Point { raw: true, ..windowed };
+    let [without, with] = told(reloaded(&both, |point| point.raw = false));
+    assert_eq!((without, with), ((6, 0, 6, 1), (7, 0, 7, 1)));
     let damped = model::Point { deadband: Deadband::Absolute(1.0), raw: true, ..point };
     let [without, with] = told(reloaded(&damped, |point| point.unit = "V".into()));
     assert_eq!(without, (6, 5, 1, 1), "one sent");
@@ -198,4 +205,30 @@ fn a_renewal_makes_the_connection_anew() {
         now = second_after(now);
         assert_eq!(wants(&mut pipeline, now), "c");
     }
+}
+
+/// However much waits for the disk at that moment: both kinds of the open batch are sealed, the second though the first
+/// took the room.
+#[test]
+fn a_reload_leaves_nothing_behind() {
+    let (mut rng, mut reloads) = (fastrand::Rng::with_seed(1), 0);
+    let text = model::Point { ty: PointType::String, raw: true, ..settings::one_point().points[0].clone() };
+    let model = Model { points: vec![text], requests: Vec::new(), ..settings::one_point() };
+    for messages in 50..120 {
+        let (now, mut pipeline) = (START, pipeline(model.clone()));
+        let mut say = |pipeline: &mut Pipeline, stamped_by| {
+            let text: String = (0..4_000).map(|_| rng.alphanumeric()).collect();
+            let sample = Sample { value: Value::Text(text.into()), ..Sample::good(0) };
+            let arrival = Arrival { point: PointKey(0), at: now.wall, stamped_by, sample };
+            pipeline.handle_message(now, vec![arrival], None);
+        };
+        say(&mut pipeline, StampedBy::Source);
+        (0..messages).for_each(|_| say(&mut pipeline, StampedBy::Agent));
+        if pipeline.can_reload() {
+            reloads += 1;
+            pipeline.reload(now, settings::usual(1), &model).expect("a sound model");
+            assert!(pipeline.ledger().holds(pipeline.held()), "after {messages}: {:?}", pipeline.ledger());
+        }
+    }
+    assert!((1..70).contains(&reloads), "{reloads}: the room is never taken, or always");
 }

@@ -116,6 +116,8 @@ struct BrokerLine {
 /// All drivers.
 pub struct Field {
     buses: Vec<BusLine>,
+    /// The place of a bus by the number of its first request.
+    lines: BTreeMap<u32, usize>,
     brokers: Vec<BrokerLine>,
     waiting: BTreeMap<u64, (u32, mqtt::Receipt)>,
     next_receipt: u64,
@@ -145,6 +147,7 @@ impl Field {
         tokio::spawn(memory::keep(memory_file.clone(), memories, learn));
         let mut field = Self {
             buses: Vec::new(),
+            lines: BTreeMap::new(),
             brokers: Vec::new(),
             waiting: BTreeMap::new(),
             next_receipt: 0,
@@ -161,7 +164,7 @@ impl Field {
     /// Tells the drivers to end that these lists do not have as they are, and gives their tasks: what they still have to
     /// say is said when those have ended.
     pub fn retire(&mut self, buses: &[BusSource], brokers: &[BrokerSource]) -> Vec<JoinHandle<()>> {
-        let goes_on: Vec<Fingerprint> =
+        let goes_on: BTreeSet<Fingerprint> =
             buses.iter().map(Fingerprint::of_bus).chain(brokers.iter().map(Fingerprint::of_broker)).collect();
         let drivers = self.buses.iter_mut().map(|line| &mut line.driver);
         let drivers = drivers.chain(self.brokers.iter_mut().map(|line| &mut line.driver));
@@ -178,26 +181,28 @@ impl Field {
         // One start for all, so that buses whose phases agree are woken together.
         let start = self.clock.mono();
         let memories = memory::load(&self.memory_file);
-        let mut old = std::mem::take(&mut self.buses);
+        let old = std::mem::take(&mut self.buses).into_iter().filter(|line| !line.driver.is_stopping());
+        let mut old: BTreeMap<_, _> = old.map(|line| (line.driver.made_from, line)).collect();
         for source in buses {
             let made_from = Fingerprint::of_bus(&source);
-            let same = |line: &BusLine| line.driver.made_from == made_from && !line.driver.is_stopping();
-            let line = match old.iter().position(same) {
-                Some(place) => {
+            let line = match old.remove(&made_from) {
+                Some(line) => {
                     let requests = places(&source).collect();
-                    Some(BusLine { keys: source.keys, requests, ..old.swap_remove(place) })
+                    Some(BusLine { keys: source.keys, requests, ..line })
                 }
                 None => self.start_bus(source, made_from, &memories, start),
             };
             self.buses.extend(line);
         }
-        let mut old = std::mem::take(&mut self.brokers);
+        let asked = self.buses.iter().enumerate().filter(|(_, line)| !line.requests.is_empty());
+        self.lines = asked.map(|(place, line)| (line.first_request, place)).collect();
+        let old = std::mem::take(&mut self.brokers).into_iter().filter(|line| !line.driver.is_stopping());
+        let mut old: BTreeMap<_, _> = old.map(|line| (line.driver.made_from, line)).collect();
         for source in brokers {
             let made_from = Fingerprint::of_broker(&source);
-            let same = |line: &BrokerLine| line.driver.made_from == made_from && !line.driver.is_stopping();
-            let line = match old.iter().position(same) {
+            let line = match old.remove(&made_from) {
                 // Points that came by wildcards are declared anew.
-                Some(place) => Some(BrokerLine { points: fixed(&source), source, ..old.swap_remove(place) }),
+                Some(line) => Some(BrokerLine { points: fixed(&source), source, ..line }),
                 None => self.start_broker(source, made_from),
             };
             self.brokers.extend(line);
@@ -287,10 +292,8 @@ impl Field {
     /// The place in the model of the request that a driver polled.
     #[must_use]
     pub fn request(&self, number: u32) -> Option<u32> {
-        self.buses.iter().find_map(|line| {
-            let place = number.checked_sub(line.first_request)?;
-            line.requests.get(usize::try_from(place).ok()?).copied()
-        })
+        let (first, line) = self.lines.range(..=number).next_back()?;
+        self.buses.get(*line)?.requests.get(usize::try_from(number - first).ok()?).copied()
     }
 
     /// Takes a message into the pipeline; points that it brings for the first time are declared.
@@ -352,7 +355,7 @@ impl Field {
 }
 
 /// What a driver was made from: with the same it need not be made anew.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Fingerprint([u8; 32]);
 
 impl Fingerprint {

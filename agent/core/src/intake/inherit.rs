@@ -1,15 +1,17 @@
 //! A new configuration while running: what goes on under it, and what ends with the old one.
 //!
-//! Ids say what is the same (contract rule 12). A window goes on if its group is there again: the same points with the
-//! same statistics. Every other window closes as PARTIAL, in the old intake; one that begins in the middle of the others
-//! of its length is PARTIAL too. Poll sets keep the stamp of their last poll, deadbands what they sent, counters what they
+//! Ids say what is the same (contract rule 12). A window goes on if its group is there again, the same points with the
+//! same statistics, and what is folded into it is sent raw beside it, or not, as before: else it would be counted twice or
+//! not at all. Every other window closes as PARTIAL, in the old intake; one that begins in the middle of the others of its
+//! length is PARTIAL too. Poll sets keep the stamp of their last poll, deadbands what they sent, counters what they
 //! learnt, factors their exponent. A point that a message brought is declared anew when it comes again.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use tributary_protocols::time::{Mono, Wall};
 
-use super::{Books, Intake, Raw};
+use super::{Books, Intake, Member, Raw, Windows};
 use crate::batch::Batcher;
 use crate::catalog::Catalog;
 use crate::losses::Whose;
@@ -19,7 +21,9 @@ impl Intake {
     /// The end of the old one: closes the windows that `new` does not have, and what is owed of sets that it does not
     /// have.
     pub fn retire(&mut self, new: &Self, now: Mono, wall: Wall, synced: bool, mut books: Books<'_>) {
-        let goes_on: BTreeSet<Whose> = new.windows.iter().map(|windows| new.sets.whose(windows.set)).collect();
+        let open = self.open_windows();
+        let goes_on: BTreeSet<Whose> =
+            new.open_windows().into_keys().filter(|key| open.contains_key(key)).map(|(whose, _)| whose).collect();
         self.sets.retire(&new.sets, wall, synced, books.ledger, books.losses);
         for clock in 0..self.clocks.len() {
             let mut closed = self.clocks[clock].clone().handle_stop(now);
@@ -54,16 +58,26 @@ impl Intake {
         self.inherit_windows(old);
     }
 
+    /// The open windows: whose, and of each member whether it is folded alone and whether it is polled, with their place.
+    fn open_windows(&self) -> BTreeMap<(Whose, Vec<(bool, bool)>), usize> {
+        let kind = |member: &Member| {
+            let point = self.points.get(member.point.0 as usize);
+            point.map_or((false, false), |point| (point.raw == Raw::No, point.set.is_some()))
+        };
+        let key = |windows: &Windows| (self.sets.whose(windows.set), windows.members.iter().map(kind).collect());
+        self.windows.iter().enumerate().map(|(place, windows)| (key(windows), place)).collect()
+    }
+
     fn inherit_windows(&mut self, mut old: Self) {
         for (length, clock) in self.lengths.iter().zip(&mut self.clocks) {
             if let Some(place) = old.lengths.iter().position(|old| old == length) {
                 *clock = old.clocks[place].clone();
             }
         }
-        let mut before: BTreeMap<Whose, usize> = BTreeMap::new();
-        before.extend(old.windows.iter().enumerate().map(|(place, windows)| (old.sets.whose(windows.set), place)));
-        for windows in &mut self.windows {
-            let Some(place) = before.get(&self.sets.whose(windows.set)) else {
+        let before = old.open_windows();
+        for (key, place) in self.open_windows() {
+            let windows = &mut self.windows[place];
+            let Some(place) = before.get(&key) else {
                 windows.missed = old.lengths.contains(&self.lengths[windows.clock]);
                 continue;
             };

@@ -44,8 +44,9 @@ impl Pipeline {
         let overrun = self.books().1.overrun;
         let books = Books { ledger: &mut self.ledger, losses: &mut self.losses, batcher: &mut self.batcher, overrun };
         self.intake.retire(&intake, now.mono, now.wall, synced, books);
-        self.seal(now, StampedBy::Agent);
-        self.seal(now, StampedBy::Source);
+        // The first may take the room; what is left behind with the old batcher would be gone.
+        self.seal_all(now, StampedBy::Agent);
+        self.seal_all(now, StampedBy::Source);
         self.tell_counters(now);
         let old = core::mem::take(&mut self.intake);
         intake.inherit(old, &mut catalog, &mut batcher, now.mono, now.wall);

@@ -62,11 +62,15 @@ impl Pipeline {
         }
     }
 
-    /// Everything of one kind becomes batches of the spool, losses and events with the first of them.
+    /// Everything of one kind becomes batches of the spool, losses and events with the first of them, if it has room.
     pub(super) fn seal(&mut self, now: Now, stamped_by: StampedBy) {
-        if !self.spool.has_room() {
-            return;
+        if self.spool.has_room() {
+            self.seal_all(now, stamped_by);
         }
+    }
+
+    /// The same, room or not: for a batcher that ends.
+    pub(super) fn seal_all(&mut self, now: Now, stamped_by: StampedBy) {
         self.close_draft();
         if stamped_by == StampedBy::Agent && (self.losses.waiting() || !self.events.is_empty()) {
             self.batcher.open(now.mono);

@@ -19,7 +19,7 @@ use crate::config::{self, Config, Occasion, Report};
 use crate::status;
 use crate::tls::trust::Trust;
 
-/// Drivers that change get this long to end; what one still says afterwards is not heard.
+/// Drivers that change get this long to end; one that has not is broken off.
 const DRIVERS_END: Duration = Duration::from_secs(5);
 
 /// How far a reload is.
@@ -77,14 +77,17 @@ impl Agent {
             (Step::Loaded(Some(config), _), _) => match self.refusal(&config) {
                 Some(reason) => self.reloaded(Err(reason)),
                 None => {
-                    let drivers = self.field.retire(&config.buses, &config.brokers);
+                    let mut drivers = self.field.retire(&config.buses, &config.brokers);
                     let end = tokio::spawn(async move {
                         let all = async {
-                            for driver in drivers {
+                            for driver in &mut drivers {
                                 let _ = driver.await;
                             }
                         };
-                        let _ = tokio::time::timeout(DRIVERS_END, all).await;
+                        if tokio::time::timeout(DRIVERS_END, all).await.is_err() {
+                            // Its device or port is for the next one.
+                            drivers.iter().for_each(JoinHandle::abort);
+                        }
                     });
                     self.reload = Reload::Ending(config, end);
                 }
