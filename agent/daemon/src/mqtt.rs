@@ -39,7 +39,7 @@ pub const NO_PROGRESS: &str = "no acknowledgement came in time, or a new epoch b
 pub const RENEWED: &str = "the certificates were renewed; the connection is made anew";
 
 /// Why one is dropped that is not as configured.
-const CHANGED: &str = "the configuration of the uplink has changed; the connection is made anew";
+pub const CHANGED: &str = "the configuration of the uplink has changed; the connection is made anew";
 
 /// The client's side of TLS, or why there is none.
 pub type Tls = Result<Arc<ClientConfig>, String>;

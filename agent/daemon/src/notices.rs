@@ -10,7 +10,7 @@ use std::time::Duration;
 use tributary_core::pipeline::Notice;
 use tributary_protocols::time::Mono;
 
-use crate::mqtt::RENEWED;
+use crate::mqtt::{CHANGED, RENEWED};
 use crate::tls::trust::News;
 
 /// A connection that stands so long holds.
@@ -60,7 +60,7 @@ impl Notices {
         let stood = self.since.take().is_some();
         self.failures += 1;
         let reason = self.reason.clone().unwrap_or_default();
-        if reason == RENEWED {
+        if [RENEWED, CHANGED].contains(&reason.as_str()) {
             self.failures -= 1; // it was said as what it is
             return;
         }

@@ -14,9 +14,9 @@
 //! (`tributary enroll`) needs no such trust.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -27,6 +27,7 @@ use toml::de::DeTable;
 
 use super::BAD_CONFIGURATION;
 use crate::config::{Diagnostic, Occasion, Report, Source, load_with};
+use crate::enroll::replace;
 
 /// Where the seed's parts are while they are checked, in the folder of the configuration.
 const STAGE: &str = ".seed";
@@ -116,9 +117,9 @@ fn take(file: &Path, to: &Path) -> io::Result<Outcome> {
     }
     // Under the seed's own name, which is then the one in messages.
     let staged = stage.join(file.file_name().unwrap_or_default());
-    write(&staged, configuration, 0o644)?;
+    replace(&staged, configuration.as_bytes(), 0o644, None)?;
     for (name, content) in &files {
-        write(&stage.join(PKI).join(name), content, mode(content))?;
+        replace(&stage.join(PKI).join(name), content.as_bytes(), mode(content), None)?;
     }
     let (config, mut report) = load_with(&staged, Occasion::Check, None);
     let missing = |report: &Report| report.errors.iter().chain(&report.warnings).any(of_pair);
@@ -145,9 +146,8 @@ fn take(file: &Path, to: &Path) -> io::Result<Outcome> {
         fs::hard_link(&place, old)?;
     }
     fs::rename(&staged, &place)?;
-    write(&stage.join(TAKEN), &hash, 0o600)?;
-    fs::rename(stage.join(TAKEN), to.join(TAKEN))?;
     sync(to)?;
+    replace(&to.join(TAKEN), hash.as_bytes(), 0o600, None)?;
 
     let pair_missing = without_pair && missing(&load_with(&place, Occasion::Check, None).1);
     let mut said = gateway(configuration);
@@ -246,15 +246,6 @@ fn parts(source: &Source) -> Result<(&str, Files), String> {
 fn mode(content: &str) -> u32 {
     let public = content.contains("-----BEGIN CERTIFICATE-----") || content.contains("-----BEGIN X509 CRL-----");
     if public && !content.contains("PRIVATE KEY") { 0o644 } else { 0o640 }
-}
-
-/// A new file, on the disk when this returns.
-fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    // Whatever the umask says.
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
