@@ -184,13 +184,15 @@ impl Intake {
         let name = format!("{name} every {every_ms} ms");
         let id = catalog.group(name.clone(), ids, every_ms);
         let group = batcher.add_group(id, types).map_err(|refused| Unbuildable::Width { what: name, refused })?;
-        let clock = self.lengths.iter().position(|length| *length == every_ms).unwrap_or_else(|| {
+        let running = self.lengths.iter().position(|length| *length == every_ms);
+        let clock = running.unwrap_or_else(|| {
             self.lengths.push(every_ms);
             self.clocks.push(WindowClock::start(every_ms, now, wall));
             self.clocks.len() - 1
         });
         let set = self.sets.add_summaries(id, group, every_ms);
-        self.windows.push(Windows { clock, group, members, set, on_arrival, missed: false });
+        // One that begins in the middle of the others of its length has missed what was before; at the start all are PARTIAL.
+        self.windows.push(Windows { clock, group, members, set, on_arrival, missed: running.is_some() });
         Ok(())
     }
 

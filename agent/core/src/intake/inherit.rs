@@ -30,6 +30,10 @@ impl Intake {
             closed.partial = true;
             self.close_clock(now, clock, closed, true, &mut books, |whose| !goes_on.contains(&whose));
         }
+        // What comes again later, as a scale does with its factor, comes in the middle.
+        for windows in &mut self.windows {
+            windows.missed |= !goes_on.contains(&self.sets.whose(windows.set));
+        }
     }
 
     /// Takes over what goes on. The open batch of `old` was sealed, and it has [retired](Self::retire).
