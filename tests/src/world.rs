@@ -88,8 +88,8 @@ enum Event {
     Poll(usize),
     Sensor(usize),
     DiskDone(u32),
-    /// The connection attempt of that life ends.
-    Dialled(u32, Vec<u8>),
+    /// That connection attempt of that life ends.
+    Dialled(u32, u64, Vec<u8>),
     /// A message of the session arrives at the broker.
     AtBroker(u64, Publish),
     /// A PUBACK of the session arrives at the agent.
@@ -353,7 +353,9 @@ impl World {
             Event::Poll(request) => self.poll(request),
             Event::Sensor(sensor) => self.speak(sensor),
             Event::DiskDone(life) if life == self.life => self.disk_done(),
-            Event::Dialled(life, will) if life == self.life => self.dialled(will),
+            Event::Dialled(life, id, will) if life == self.life && self.line.dialling == Some(id) => {
+                self.dialled(id, will);
+            }
             Event::AtBroker(session, publish) => self.at_broker(session, publish),
             Event::Puback(session, seq) => {
                 if self.line.standing(session).is_some_and(|session| !session.half_open) {

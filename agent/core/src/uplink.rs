@@ -357,10 +357,10 @@ impl Uplink {
         self.abort = false;
     }
 
-    /// A new epoch began: the connection is dropped, so that the will names it (rule 2).
+    /// A new epoch began: the connection, also one that is being made, is dropped, so that the will names it (rule 2).
     pub fn handle_new_epoch(&mut self) {
         self.forget();
-        self.abort = self.connected();
+        self.abort = !matches!(self.link, Link::Idle { .. });
     }
 
     /// Everything unacknowledged is sent again, in order within each lane (rule 5); what comes after now is live.

@@ -61,10 +61,13 @@ impl World {
             }
             Output::Connect { will } => {
                 let latency = self.latency();
-                self.after(latency, Event::Dialled(self.life, will));
+                self.line.sessions += 1;
+                self.line.dialling = Some(self.line.sessions);
+                self.after(latency, Event::Dialled(self.life, self.line.sessions, will));
             }
             Output::Abort => {
                 self.cut(false);
+                self.line.dialling = None;
                 self.after(MILLI, Event::Gone(self.life, self.line.sessions));
             }
             Output::Publish(publish) => self.publish(publish),
@@ -223,14 +226,15 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------------- line
 
-    pub(super) fn dialled(&mut self, will: Vec<u8>) {
+    pub(super) fn dialled(&mut self, id: u64, will: Vec<u8>) {
         let now = self.clock.now();
+        self.line.dialling = None;
         if self.line.down || self.rng.u32(..1_000) < self.line.weather.refuse {
             self.tell(|agent| agent.handle_disconnected(now));
             return;
         }
         self.check_will(&will);
-        self.line.connect(will, self.clock.nanos());
+        self.line.connect(id, will, self.clock.nanos());
         self.tell(|agent| agent.handle_connected(now));
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Weather {
 pub(super) struct Line {
     pub(super) session: Option<Session>,
     pub(super) sessions: u64,
+    /// Which try of the agent to connect is not over.
+    pub(super) dialling: Option<u64>,
     /// The last session whose end the agent was told.
     pub(super) told: u64,
     pub(super) weather: Weather,
@@ -60,6 +62,7 @@ impl Line {
         Self {
             session: None,
             sessions: 0,
+            dialling: None,
             told: 0,
             weather: Weather { latency_ms: 20, ..Weather::default() },
             down: false,
@@ -69,11 +72,10 @@ impl Line {
         }
     }
 
-    pub(super) fn connect(&mut self, will: Vec<u8>, now: u64) {
-        self.sessions += 1;
+    pub(super) fn connect(&mut self, id: u64, will: Vec<u8>, now: u64) {
         self.busy_until = now;
         self.session = Some(Session {
-            id: self.sessions,
+            id,
             will,
             half_open: false,
             greeted: false,
