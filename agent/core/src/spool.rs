@@ -177,6 +177,8 @@ struct InFlight {
     full: bool,
     /// Only its state record was sent.
     bare: bool,
+    /// The oldest batch that its state record is the first to give up.
+    given_up: Option<u64>,
 }
 
 /// The spool.
@@ -190,6 +192,8 @@ pub struct Spool {
     extents: VecDeque<Extent>,
     settled: RangeInclusiveSet<u64>,
     uncounted: Vec<(RangeInclusive<u64>, How)>,
+    /// The oldest batch lost since a state record was made.
+    given_up: Option<u64>,
     refused: BTreeSet<u64>,
     pending: VecDeque<(Head, Vec<u8>)>,
     pending_bytes: usize,
@@ -286,9 +290,16 @@ impl Spool {
         self.config.when_full == WhenFull::DropOldest || !self.over_quota()
     }
 
-    /// Oldest seq the agent can still send; one above the last if there is none.
+    /// Oldest seq the agent can still send; one above the last if there is none. Not above a batch whose loss is not in a
+    /// durable state record: a life that begins from an older one would take the hole that the centre passes over for
+    /// delivered, and never name it.
     #[must_use]
     pub fn first_retained(&self) -> u64 {
+        let given_up = [self.given_up, self.in_flight.as_ref().and_then(|commit| commit.given_up)];
+        given_up.into_iter().flatten().fold(self.first_unsettled(), u64::min)
+    }
+
+    fn first_unsettled(&self) -> u64 {
         let Some(first) = self.extents.front().map(|extent| extent.first) else {
             return self.durable + 1;
         };

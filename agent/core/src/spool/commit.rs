@@ -59,7 +59,9 @@ impl Spool {
             with_catalog: false,
             full: false,
             bare: false,
+            given_up: None,
         });
+        commit.given_up = [commit.given_up, self.given_up.take()].into_iter().flatten().min();
         self.move_pending(&mut commit);
         if snapshot.raise_mark {
             commit.mark = self.last_seq;
@@ -180,7 +182,7 @@ impl Spool {
             Ok(usage) if bare => {
                 self.usage = usage;
                 self.mark = self.mark.max(commit.mark);
-                (commit.sent, commit.full) = (false, false);
+                (commit.sent, commit.full, commit.given_up) = (false, false, None);
                 self.retry_at = now + RETRY;
                 self.in_flight = Some(commit);
                 Some(Durable { upto: self.durable, mark: self.mark(), with_catalog: false })
@@ -356,7 +358,9 @@ mod tests {
         let lost = losses.carry(4, 10_000);
         assert_eq!(lost.len(), 1, "{lost:?}");
         assert_eq!((lost[0].reason(), lost[0].first_seq, lost[0].last_seq), (Reason::SpoolFull, 1, 1));
-        assert_eq!((spool.first_retained(), ledger.lost()), (2, 5));
+        assert_eq!((spool.first_retained(), ledger.lost()), (1, 5), "no state record says so yet");
+        fill(&mut spool, 0, &mut ledger, &mut losses);
+        assert_eq!(spool.first_retained(), 2);
     }
 
     /// A state record that still names it would find it damaged after a crash.

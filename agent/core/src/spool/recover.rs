@@ -59,6 +59,7 @@ impl Spool {
             extents: VecDeque::new(),
             settled: RangeInclusiveSet::new(),
             uncounted: Vec::new(),
+            given_up: None,
             refused: BTreeSet::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -133,6 +134,7 @@ impl Spool {
         self.last_seq = self.durable + self.pending.len() as u64;
         self.mark = 0;
         self.settled.clear();
+        self.given_up = None;
         self.refused.clear();
         self.active = DirId { epoch, first: next };
         self.active_payload = 0;

@@ -37,7 +37,10 @@ impl Spool {
             self.settled.insert(range.clone());
             match how {
                 How::Delivered => losses.delivered(&range),
-                How::Lost(_) => losses.say_again(&range),
+                How::Lost(_) => {
+                    losses.say_again(&range);
+                    self.given_up = Some(self.given_up.map_or(*range.start(), |seq| seq.min(*range.start())));
+                }
             }
             let pieces: Vec<_> = self
                 .extents
