@@ -18,22 +18,39 @@ const DIR_BYTES: u64 = 64 << 10;
 #[derive(Clone, Debug, Default)]
 struct Dir {
     records: BTreeMap<u64, Vec<u8>>,
+    /// Bytes of all records.
+    payload: usize,
     state: Option<Vec<u8>>,
     catalog: Option<Vec<u8>>,
 }
 
 impl Dir {
     fn apply(&mut self, commit: &Commit) {
+        self.payload = self.payload_with(commit);
         self.records.extend(commit.records.iter().cloned());
         self.state = Some(commit.state.clone());
         self.catalog = commit.catalog.clone().or(self.catalog.take());
     }
 
-    fn bytes(&self) -> u64 {
-        let payload: usize = self.records.values().map(Vec::len).sum();
-        let rest = [&self.state, &self.catalog].iter().filter_map(|bytes| bytes.as_ref().map(Vec::len)).sum::<usize>();
-        DIR_BYTES + (payload + rest) as u64 * 9 / 4
+    fn payload_with(&self, commit: &Commit) -> usize {
+        commit.records.iter().fold(self.payload, |payload, (seq, record)| {
+            payload + record.len() - self.records.get(seq).map_or(0, Vec::len)
+        })
     }
+
+    fn bytes(&self) -> u64 {
+        on_disk(self.payload, &self.state, &self.catalog)
+    }
+
+    fn bytes_with(&self, commit: &Commit) -> u64 {
+        let catalog = if commit.catalog.is_some() { &commit.catalog } else { &self.catalog };
+        on_disk(self.payload_with(commit), &Some(commit.state.clone()), catalog)
+    }
+}
+
+fn on_disk(payload: usize, state: &Option<Vec<u8>>, catalog: &Option<Vec<u8>>) -> u64 {
+    let rest = [state, catalog].iter().filter_map(|bytes| bytes.as_ref().map(Vec::len)).sum::<usize>();
+    DIR_BYTES + (payload + rest) as u64 * 9 / 4
 }
 
 /// A disk in memory. What [`commit`](Store::commit) returned `Ok` for survives [`crash`](Self::crash); what was only
@@ -63,10 +80,11 @@ impl MemStore {
     /// If another commit is under way: there is one thread.
     pub fn begin(&mut self, commit: &Commit) -> Result<(), StoreError> {
         assert!(self.begun.is_none(), "one commit at a time");
-        let mut dir = self.dirs.get(&commit.dir).cloned().unwrap_or_default();
-        let before = if self.dirs.contains_key(&commit.dir) { dir.bytes() } else { 0 };
-        dir.apply(commit);
-        if self.used() - before + dir.bytes() > self.capacity {
+        let (before, after) = match self.dirs.get(&commit.dir) {
+            Some(dir) => (dir.bytes(), dir.bytes_with(commit)),
+            None => (0, Dir::default().bytes_with(commit)),
+        };
+        if self.used() - before + after > self.capacity {
             return Err(StoreError::Full("no space left in memory".into()));
         }
         self.begun = Some(commit.clone());

@@ -86,7 +86,8 @@ pub(super) struct Oracle {
     pub(super) slack: Vec<u64>,
     /// Readings in the receiver's ledger, by epoch.
     readings: BTreeMap<u64, u64>,
-    bodies: HashMap<(u64, u64), [u8; 32]>,
+    /// The body of each batch sent, if it cannot be another one by now.
+    bodies: HashMap<(u64, u64), Option<[u8; 32]>>,
     pub(super) bodies_sent: u64,
     last_seq_seen: HashMap<u64, u64>,
     /// Whether windows can be checked against the wall clock.
@@ -251,12 +252,12 @@ impl Oracle {
         }
     }
 
-    /// A batch is sent: its body is the one it had before.
+    /// A batch is sent: its body is the one it had before. Whether it is sent for the first time.
     pub(super) fn body(&mut self, epoch: u64, seq: u64, body: &[u8]) -> bool {
         let hash: [u8; 32] = Sha256::digest(body).into();
         self.bodies_sent += 1;
         let first = !self.bodies.contains_key(&(epoch, seq));
-        let known = *self.bodies.entry((epoch, seq)).or_insert(hash);
+        let known = *self.bodies.entry((epoch, seq)).or_default().get_or_insert(hash);
         assert_eq!(known, hash, "seq {seq} of epoch {epoch:x} has two bodies");
         let last = self.last_seq_seen.entry(epoch).or_default();
         *last = (*last).max(seq);
@@ -465,7 +466,7 @@ impl Oracle {
 
     /// After a roll-back numbers may be given again.
     pub(super) fn forget_bodies(&mut self) {
-        self.bodies.clear();
+        self.bodies.values_mut().for_each(|body| *body = None);
     }
 
     pub(super) fn arrived(&self) -> u64 {
