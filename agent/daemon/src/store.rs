@@ -48,7 +48,7 @@ pub const KEPT_REFUSED: usize = 1000;
 /// A database that nobody read during so many commits is closed: its pages take about 8 MB.
 const IDLE_COMMITS: u32 = 16;
 /// Backend and version of what is written here.
-const FORMAT: &str = "sled 2";
+const FORMAT: &str = "sled 3";
 
 /// Space that is not for records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -318,12 +318,12 @@ fn a_newer_format_is_left_alone() {
     let line = |format: &str| {
         format!("{format} {:08x}\n", crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(format.as_bytes()))
     };
-    assert_eq!(fs::read_to_string(&path).expect("reads"), line("sled 2"));
+    assert_eq!(fs::read_to_string(&path).expect("reads"), line("sled 3"));
     fs::write(&path, line("log 2")).expect("writes");
     let Err(StoreError::Foreign(text)) = SledStore::open(root.path(), Reserve::default()).map(drop) else {
         panic!("opened")
     };
-    assert!(text.contains("log 2") && text.contains("sled 2"), "{text}");
+    assert!(text.contains("log 2") && text.contains("sled 3"), "{text}");
     fs::write(&path, "sled 7 00000000\n").expect("writes");
     assert_eq!(open(root.path()).recover().expect("damage to the line is no other version").dirs.len(), 3);
 }

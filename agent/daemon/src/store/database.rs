@@ -225,9 +225,8 @@ impl Database {
             disk::write_synced(&Mark::path(&self.path), &Mark { generation, last, left: false }.encode())?;
         }
         let from = parts::prefix(Kind::Record, last.saturating_add(1));
-        let until = parts::prefix(Kind::State, 0);
         guarded(&self.path, || {
-            for (n, key) in self.db.range(from..until).keys().enumerate() {
+            for (n, key) in self.db.range(from..).keys().enumerate() {
                 self.db.remove(key?)?;
                 if n % 64 == 63 {
                     self.db.flush()?;

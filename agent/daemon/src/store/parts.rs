@@ -28,16 +28,18 @@ pub(super) const KEY: usize = 1 + 8 + 2;
 const VERSION: u8 = 2;
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// What a value is; the first byte of its keys.
+/// What a value is; the first byte of its keys. Records come last and grow at the end: what is written with each commit
+/// must not share a page with the newest of them, which sled writes anew every few records (5.4 bytes on the disk for a
+/// byte of payload instead of 4.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Kind {
+    /// A state record; id = slot.
+    State = b'a',
     /// A catalogue; id = slot.
     Catalog = b'c',
     /// A record; id = seq.
     Record = b'r',
-    /// A state record; id = slot.
-    State = b's',
 }
 
 /// The checksum of the spool, CRC-32C (RFC 3720 B.4).
@@ -144,9 +146,9 @@ impl Entry {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
         let kind = match head[1] {
+            b'a' => Kind::State,
             b'c' => Kind::Catalog,
             b'r' => Kind::Record,
-            b's' => Kind::State,
             _ => return None,
         };
         let long = |from: usize| head[from..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
