@@ -119,7 +119,7 @@ impl Places {
         let chain = tls::certificates("certificate", chain)?;
         let key = if self.fresh_key().exists() { self.fresh_key() } else { self.key.clone() };
         let certificate = self.check(id, &chain, &key, authorities, now)?;
-        let text: String = chain.iter().map(|der| pem(der)).collect();
+        let text = chain.iter().map(|der| pem(der)).collect::<Result<String, _>>()?;
         self.write(&self.fresh_cert(), &text, 0o644)?;
         if key != self.key {
             rename(&key, &self.key)?;
@@ -184,9 +184,9 @@ fn disk(path: &Path, source: io::Error) -> EnrollError {
     EnrollError::Disk { path: path.display().to_string(), source }
 }
 
-fn pem(der: &[u8]) -> String {
-    use x509_cert::der::pem::{LineEnding, encode_string};
-    encode_string("CERTIFICATE", LineEnding::LF, der).unwrap_or_default()
+fn pem(certificate: &[u8]) -> Result<String, request::RequestError> {
+    use der::pem::{LineEnding, encode_string};
+    Ok(encode_string("CERTIFICATE", LineEnding::LF, certificate).map_err(der::Error::from)?)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), EnrollError> {

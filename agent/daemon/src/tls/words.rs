@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use der::DateTime;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertRevocationListError, CertificateError, Error, PeerIncompatible};
-use x509_cert::der::DateTime;
 
 /// Object identifiers of signatures that can be forged (RFC 3279): sha1WithRSAEncryption, md5WithRSAEncryption,
 /// ecdsa-with-SHA1.
