@@ -24,6 +24,8 @@ pub(super) enum Mood {
 pub(super) struct Disk {
     pub(super) store: MemStore,
     pub(super) mood: Mood,
+    /// Since when it is well, ns.
+    pub(super) well_since: u64,
     queue: VecDeque<StoreCommand>,
     begun: Option<Result<(), StoreError>>,
     damaged: BTreeSet<(DirId, u64)>,
@@ -45,6 +47,7 @@ impl Disk {
         Self {
             store: MemStore::new(capacity),
             mood: Mood::Well,
+            well_since: 0,
             queue: VecDeque::new(),
             begun: None,
             damaged: BTreeSet::new(),

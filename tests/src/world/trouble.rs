@@ -92,7 +92,7 @@ impl World {
                 self.line.down = false;
                 self.line.weather = Weather { latency_ms: 20, ..Weather::default() };
             }
-            Calm::Disk => self.disk.mood = Mood::Well,
+            Calm::Disk => (self.disk.mood, self.disk.well_since) = (Mood::Well, self.clock.nanos()),
             Calm::Whims => self.centre.whims = Default::default(),
             Calm::Device(device) => self.plant.health[device] = Health::Well,
             Calm::Centre if !self.centre.up => {
