@@ -19,6 +19,7 @@ pub mod power;
 pub mod process;
 pub mod proxy;
 pub mod settings;
+pub mod shim;
 pub mod store;
 pub mod walk;
 pub mod world;

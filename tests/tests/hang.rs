@@ -5,8 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use tributary_tests::agent::{Agent, Configuration, Receiver};
@@ -14,26 +12,9 @@ use tributary_tests::broker::Mosquitto;
 use tributary_tests::evidence::{Database, every_count_once};
 use tributary_tests::modbus_device::{Registers, Simulator};
 use tributary_tests::process::eventually;
+use tributary_tests::shim;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A library that makes fdatasync wait for ever once the file `$HANG` is there.
-fn shim(folder: &Path) -> PathBuf {
-    let (source, library) = (folder.join("shim.c"), folder.join("shim.so"));
-    let code = r#"
-        #include <stdlib.h>
-        #include <sys/syscall.h>
-        #include <unistd.h>
-        int fdatasync(int file) {
-            while (access(getenv("HANG"), F_OK) == 0) pause();
-            return syscall(SYS_fdatasync, file);
-        }
-    "#;
-    fs::write(&source, code).unwrap();
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
-    assert!(built.success(), "the C compiler that the README wants");
-    library
-}
 
 #[tokio::test]
 async fn a_store_that_hangs_ends_the_process_and_a_restart_goes_on() {
@@ -47,7 +28,7 @@ async fn a_store_that_hangs_ends_the_process_and_a_restart_goes_on() {
         .bus("bus", device.address(), "1s")
         .device("plc", "bus", 1, "100ms")
         .point("count", "holding", 0, "u32");
-    let (shim, hang) = (shim(folder.path()), folder.path().join("hang"));
+    let (shim, hang) = (shim::library(folder.path()).unwrap(), folder.path().join("hang"));
     let (preload, hangs) = (format!("LD_PRELOAD={}", shim.display()), format!("HANG={}", hang.display()));
     let mut agent = Agent::start_under(folder.path(), &configuration, &["env", &preload, &hangs]).unwrap();
     let database = Database::sqlite(&file);

@@ -16,7 +16,8 @@
 //! 2. A handle that met an error of the disk is dropped: sled's handles never recover from one.
 //! 3. Damage is never an error of the start. A directory that does not open, or in which a committed record is not whole,
 //!    is set aside as `bad-…`, at most [`KEPT`] of them; what its bytes still hold takes its place.
-//! 4. An error of the disk is never taken for damage.
+//! 4. An error of the disk is not taken for damage, unless it stays for [`READ_TRIES`] tries at one place: flash dies in
+//!    spots, and who waited for one would wait for ever.
 //!
 //! Limits: sled costs 1.9 to 2.4 bytes on disk for a byte of payload; 2 MB of ballast; 16 MB for what is set aside and
 //! 16 MB for refused records.
@@ -47,6 +48,8 @@ pub const KEPT: usize = 8;
 pub const KEPT_REFUSED: usize = 1000;
 /// A database that nobody read during so many commits is closed: its pages take about 8 MB.
 const IDLE_COMMITS: u32 = 16;
+/// A directory that can so often not be read while the rest of the disk can has gone bad; each try is a second apart.
+const READ_TRIES: u32 = 10;
 /// Backend and version of what is written here.
 const FORMAT: &str = "sled 3";
 
@@ -74,6 +77,8 @@ pub struct SledStore {
     reading: Option<Database>,
     /// Commits since somebody last read from `reading`.
     idle: u32,
+    /// How often each directory could not be read in a row.
+    unreadable: BTreeMap<DirId, u32>,
     /// Bytes of each directory; only the active one's change.
     sizes: BTreeMap<DirId, u64>,
     /// Bytes and number of what is kept for the owner.
@@ -113,6 +118,7 @@ impl SledStore {
             active: None,
             reading: None,
             idle: 0,
+            unreadable: BTreeMap::new(),
             sizes: BTreeMap::new(),
             kept: (0, 0),
             free: 0,
@@ -152,31 +158,37 @@ impl SledStore {
         }
     }
 
-    /// Sets a directory aside, and puts what it still holds in its place.
+    /// Sets a directory aside, and puts what it still holds in its place; if that is the `whole` of it, the old one goes.
     ///
     /// # Errors
     /// `Broken` if it holds nothing any more.
-    fn repair(&mut self, id: DirId, left: &Salvage, why: &str) -> Result<(), Fault> {
+    fn repair(&mut self, id: DirId, left: &Salvage, whole: bool, why: &str) -> Result<(), Fault> {
         self.close(id);
         self.sizes.remove(&id);
         let (from, to) = (disk::place(&self.root, id), disk::bad_place(&self.root, id));
         let built = disk::leaving_place(&self.root, id);
         if at(from.try_exists(), "look at", &from)? {
-            let rebuilt = match self.with_room(|_| left.rebuild(&built, id)) {
+            let rebuilt = match self.with_room(|_| left.rebuild(&built, id, whole)) {
                 // What is set aside can still be salvaged by hand.
                 Err(Fault::Full(_) | Fault::Broken(_)) => false,
                 rebuilt => rebuilt?,
             };
-            disk::delete(&to)?;
-            at(fs::rename(&from, &to), "set aside", &from)?;
+            let old = if rebuilt { &built } else { &from };
             if rebuilt {
-                at(fs::rename(&built, &from), "put back", &built)?;
+                disk::exchange(&built, &from)?;
+            }
+            if rebuilt && whole {
+                disk::delete(old)?;
+                tracing::warn!(dir = %from.display(), why, "spool: a directory did not open, and was written anew whole");
+            } else {
+                disk::delete(&to)?;
+                at(fs::rename(old, &to), "set aside", &from)?;
+                tracing::error!(dir = %from.display(), to = %to.display(), why, "spool: damaged directory set aside");
             }
             disk::sync_dir(&disk::epoch_place(&self.root, id))?;
             disk::sync_dir(&self.root)?;
             disk::delete(&built)?;
             let _ = fs::remove_dir(disk::epoch_place(&self.root, id));
-            tracing::error!(dir = %from.display(), to = %to.display(), why, "spool: damaged directory set aside");
         }
         self.trim_kept(self.reserve.kept)?;
         if at(from.try_exists(), "look at", &from)? {
@@ -190,7 +202,10 @@ impl SledStore {
     fn open_whole(&mut self, id: DirId) -> Result<Database, Fault> {
         let path = disk::place(&self.root, id);
         // Before sled, which destroys what it does not understand.
-        let left = Salvage::of(&path)?;
+        let left = match Salvage::of(&path) {
+            Err(Fault::Unavailable(_)) if self.stays_unreadable(id) => Salvage::of_readable(&path)?,
+            left => left?,
+        };
         let news = database::begun(&path)? && !salvage::is_salvaged(&path);
         let opened = if news && left.has_holes(id.first) {
             Err(Fault::Broken("something that was committed is not whole".into()))
@@ -203,13 +218,27 @@ impl SledStore {
                 }
             })
         };
-        match opened {
-            Err(Fault::Broken(why)) => {
-                self.repair(id, &left, &why)?;
-                self.with_room(|this| Database::open(&this.root, id))
+        let why = match opened {
+            Err(Fault::Broken(why)) => why,
+            Err(Fault::Unavailable(why)) if self.stays_unreadable(id) => why,
+            opened => {
+                if opened.is_ok() {
+                    self.unreadable.remove(&id);
+                }
+                return opened;
             }
-            opened => opened,
-        }
+        };
+        // sled takes an error of the disk for the end of its log, and then nothing is missing.
+        self.repair(id, &left, left.is_whole(id.first), &why)?;
+        self.with_room(|this| Database::open(&this.root, id))
+    }
+
+    /// The disk fails at this directory, again: whether that is a spot of it that has gone bad. Who is away comes back, or
+    /// fails as a whole.
+    fn stays_unreadable(&mut self, id: DirId) -> bool {
+        let tries = self.unreadable.entry(id).or_default();
+        *tries = tries.saturating_add(1);
+        *tries > READ_TRIES
     }
 
     /// An open database of the directory.
@@ -274,7 +303,7 @@ impl SledStore {
                 }
                 let path = disk::place(&self.root, commit.dir);
                 let again = salvage::is_salvaged(&path);
-                self.repair(commit.dir, &Salvage::of(&path)?, &why)?;
+                self.repair(commit.dir, &Salvage::of(&path)?, false, &why)?;
                 // What was salvaged and fails again will not be better the third time: another directory has to do.
                 Err(if again { Fault::Broken(why) } else { Fault::Unavailable(why) })
             }

@@ -98,13 +98,17 @@ pub async fn agent(
 /// Opens the spool, and waits for a disk that cannot be used: a restart would not mend it. Until then nothing is polled,
 /// for without the state record no reading has a name; the next start counts what was due.
 async fn open_spool(root: &Path, clock: SystemClock) -> Result<(SledStore, Recovered), StoreError> {
-    let mut told = None;
+    let (mut store, mut told) = (None, None);
     loop {
-        let opened =
-            SledStore::open(root, Reserve::default()).and_then(|mut store| store.recover().map(|found| (store, found)));
+        let opened = store.take().map_or_else(|| SledStore::open(root, Reserve::default()), Ok);
+        let opened = opened.and_then(|opened| store.insert(opened).recover());
         let error = match opened {
             Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) => error,
-            opened => return opened,
+            Err(error) => return Err(error),
+            Ok(found) => match store.take() {
+                Some(store) => return Ok((store, found)),
+                None => continue,
+            },
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         if told.as_ref() != Some(&error) {

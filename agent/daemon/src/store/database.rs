@@ -29,6 +29,7 @@
 //!   opening waits; it refuses a torn `snap.*` or `conf`, both of which it can do without, so they are taken away once.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -106,8 +107,20 @@ impl Mark {
         bytes
     }
 
-    pub(super) fn read(dir: &Path) -> Option<Self> {
-        let bytes: [u8; MARK] = fs::read(Self::path(dir)).ok()?.try_into().ok()?;
+    /// The mark of a directory; `None` if there is none, or it is damaged.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(super) fn read(dir: &Path) -> Result<Option<Self>, Fault> {
+        let path = Self::path(dir);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            bytes => Ok(Self::parse(&at(bytes, "read", &path)?)),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; MARK] = bytes.try_into().ok()?;
         let number = |from: usize| bytes[from..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
         let mark = Self { generation: number(0)?, last: number(8)?, left: bytes[16] == 1 };
         (mark.encode() == bytes).then_some(mark)
@@ -180,7 +193,7 @@ impl Database {
     /// Where the database stands by its own state record, if that is as new as the mark beside it says.
     fn find_stamp(&self) -> Result<Option<Stamp>, Fault> {
         let state = self.newest_state()?.map(|found| found.stamp);
-        let marked = Mark::read(&self.path).map(|mark| mark.generation);
+        let marked = Mark::read(&self.path)?.map(|mark| mark.generation);
         if self.begun() && state.is_none() || state.map(|state| state.generation) < marked {
             return Err(Fault::Broken(format!("{}: its last commit is not there", self.path.display())));
         }
@@ -221,7 +234,7 @@ impl Database {
     /// Takes away what a commit that never ended left above the last seq, and the note that the directory was left.
     pub(super) fn resume(&mut self) -> Result<(), Fault> {
         let Some(Stamp { generation, last, .. }) = self.stamp else { return Ok(()) };
-        if Mark::read(&self.path).is_some_and(|mark| mark.left) {
+        if Mark::read(&self.path)?.is_some_and(|mark| mark.left) {
             disk::write_synced(&Mark::path(&self.path), &Mark { generation, last, left: false }.encode())?;
         }
         let from = parts::prefix(Kind::Record, last.saturating_add(1));
@@ -430,7 +443,7 @@ pub(super) fn begun(path: &Path) -> Result<bool, Fault> {
 
 /// The last seq of a directory that was left; `None` if it was not, or its database is gone.
 pub(super) fn left(path: &Path) -> Option<u64> {
-    let mark = Mark::read(path).filter(|mark| mark.left)?;
+    let mark = Mark::read(path).ok()?.filter(|mark| mark.left)?;
     fs::metadata(path.join("db")).is_ok_and(|meta| meta.len() > 0).then_some(mark.last)
 }
 

@@ -215,6 +215,21 @@ pub(super) fn delete(path: &Path) -> Result<(), Fault> {
     }
 }
 
+/// Puts two directories in each other's place, at once where the file system can: whatever comes in between finds one of
+/// them there.
+pub(super) fn exchange(one: &Path, other: &Path) -> Result<(), Fault> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    let exchanged = match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            let between = one.with_extension("old");
+            fs::rename(other, &between).and_then(|()| fs::rename(one, other)).and_then(|()| fs::rename(&between, one))
+        }
+        exchanged => exchanged.map_err(io::Error::from),
+    };
+    at(exchanged, "put back", other)
+}
+
 /// Reserves space that can be given back when the disk is full. Where the file system cannot reserve, zeros are written.
 pub(super) fn make_ballast(root: &Path, bytes: u64) -> Result<(), Fault> {
     let path = root.join("ballast");

@@ -121,8 +121,7 @@ impl Look {
     }
 
     fn read(&self, path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
-        copy(path, &self.scratch)?;
-        let read = self.read_database(found);
+        let read = copy(path, &self.scratch).and_then(|()| self.read_database(found));
         if read.is_err() || !found.missing().is_empty() {
             read_rest(path, found)?;
         }
@@ -150,7 +149,7 @@ impl Look {
 
 /// Adds what the raw bytes hold beside what the database gave.
 fn read_rest(path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
-    let rest = Salvage::of(path)?;
+    let rest = Salvage::of_readable(path)?;
     found.last = found.last.max(rest.last());
     if found.state.is_none() {
         let (state, catalog) = rest.state();

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use tributary_core::store::{Commit, DirId};
@@ -52,20 +53,36 @@ impl Salvage {
     /// # Errors
     /// Of the disk only; a file that is not there holds nothing.
     pub(super) fn of(path: &Path) -> Result<Self, Fault> {
-        let data = path.join("db");
-        let mut this = Self { bytes: Vec::new(), entries: BTreeMap::new(), mark: Mark::read(path) };
-        if at(data.try_exists(), "look at", &data)? {
-            at(File::open(&data).and_then(|file| this.look(file)), "read", &data)?;
-        }
-        Ok(this)
+        Self { bytes: Vec::new(), entries: BTreeMap::new(), mark: Mark::read(path)? }.with_entries(path, |file| file)
     }
 
-    fn look(&mut self, file: File) -> io::Result<()> {
+    /// Looks through what can be read of the directory at `path`: a page that cannot is a hole.
+    ///
+    /// # Errors
+    /// Of the disk, if nothing can be read.
+    pub(super) fn of_readable(path: &Path) -> Result<Self, Fault> {
+        let mark = Mark::read(path).ok().flatten();
+        Self { bytes: Vec::new(), entries: BTreeMap::new(), mark }.with_entries(path, |file| Readable {
+            file,
+            at: 0,
+            any: false,
+        })
+    }
+
+    fn with_entries<R: Read>(mut self, path: &Path, reader: impl FnOnce(File) -> R) -> Result<Self, Fault> {
+        let data = path.join("db");
+        if at(data.try_exists(), "look at", &data)? {
+            at(File::open(&data).and_then(|file| self.look(reader(file))), "read", &data)?;
+        }
+        Ok(self)
+    }
+
+    fn look(&mut self, mut file: impl Read) -> io::Result<()> {
         let mut window = Vec::with_capacity(WINDOW + ENTRY);
         // State records are many; none before the marked one counts, but for the one in the other slot.
         let oldest = self.mark.map_or(0, |mark| mark.generation.saturating_sub(1));
         loop {
-            let read = (&file).take(WINDOW as u64).read_to_end(&mut window)?;
+            let read = file.by_ref().take(WINDOW as u64).read_to_end(&mut window)?;
             for (at, entry) in parts::find(&window) {
                 let key = (entry.kind, entry.id, entry.tag, entry.part);
                 if (entry.kind == Kind::State && entry.tag < oldest) || self.entries.contains_key(&key) {
@@ -144,6 +161,11 @@ impl Salvage {
         found.next().filter(|_| found.next().is_none())
     }
 
+    /// Whether all that was committed into it, beginning with `first`, is here.
+    pub(super) fn is_whole(&self, first: u64) -> bool {
+        self.mark.is_some() && !self.has_holes(first)
+    }
+
     /// Whether anything of it, beginning with `first`, is not whole though its commit was marked as ended. What is newer
     /// may be a commit that never ended.
     pub(super) fn has_holes(&self, first: u64) -> bool {
@@ -165,15 +187,16 @@ impl Salvage {
         stale || whole < last.saturating_add(1).saturating_sub(first)
     }
 
-    /// Makes a directory at `path` of what there is; whether there was anything.
-    pub(super) fn rebuild(&self, path: &Path, id: DirId) -> Result<bool, Fault> {
+    /// Makes a directory at `path` of what there is; whether there was anything. If that is not `whole`, the directory
+    /// says so.
+    pub(super) fn rebuild(&self, path: &Path, id: DirId, whole: bool) -> Result<bool, Fault> {
         disk::delete(path)?;
         at(fs::create_dir_all(path.join("blobs")), "make", path)?;
         let mut db = Database::open_there(path.to_owned(), id)?;
         let done = self.put_into(&mut db, id);
         super::close(Some(db));
         let any = done?;
-        if any {
+        if any && !whole {
             disk::write_synced(&path.join("salvaged"), &[])?;
             disk::sync_dir(path)?;
         }
@@ -201,8 +224,44 @@ impl Salvage {
             return Ok(false);
         }
         db.commit(&commit)?;
-        tracing::warn!(records, "spool: salvaged from a damaged directory");
+        tracing::warn!(records, "spool: written anew from a directory that does not open");
         Ok(true)
+    }
+}
+
+/// A file of which some pages cannot be read: they come as zeroes.
+struct Readable {
+    file: File,
+    at: u64,
+    /// Some page could be read.
+    any: bool,
+}
+
+impl Read for Readable {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        const PAGE: usize = 4096;
+        let left = PAGE - (self.at % PAGE as u64) as usize;
+        let most = to.len().min(left);
+        let to = &mut to[..most];
+        let read = match self.file.read_at(to, self.at) {
+            Ok(read) => {
+                self.any |= read > 0;
+                read
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                let length = self.file.metadata()?.len();
+                // The last page, and no other came: the disk is away, not a spot of it.
+                if !self.any && self.at + PAGE as u64 >= length {
+                    return Err(error);
+                }
+                let read = usize::try_from(length.saturating_sub(self.at)).map_or(most, |rest| rest.min(most));
+                to[..read].fill(0);
+                read
+            }
+        };
+        self.at += read as u64;
+        Ok(read)
     }
 }
 
