@@ -62,7 +62,8 @@ with_musl() {
     printf '#!/bin/bash\nexec %s ar "$@"\n' "$zig" >"$tools/ar"
     for tool in "$tools"/*; do chmod 755 "$tool"; done
     export "CC_$name=$tools/cc-$target" "AR_$name=$tools/ar" "CARGO_TARGET_${name^^}_LINKER=rust-lld"
-    export RUSTFLAGS="${RUSTFLAGS:-} -Clink-self-contained=yes"
+    # Functions that came out alike are linked once.
+    export RUSTFLAGS="${RUSTFLAGS:-} -Clink-self-contained=yes -Clink-arg=--icf=all"
 }
 
 # with_gcc PREFIX: Debian's cross compiler, if it is there.

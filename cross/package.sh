@@ -118,7 +118,7 @@ find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
 deb="$directory/package/tributary_${version}_$architecture.deb"
 # One thread: several cut the stream elsewhere.
-dpkg-deb --root-owner-group --threads-max=1 -Zxz -z9 --build "$root" "$deb" >/dev/null
+dpkg-deb --root-owner-group --threads-max=1 -Zxz -z9 -Sextreme --build "$root" "$deb" >/dev/null
 if command -v lintian >/dev/null; then
     # As root it warns that it is root; the maker's address and the distribution are who builds for others' to set.
     lintian --allow-root --fail-on error --suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog "$deb" >&2 ||

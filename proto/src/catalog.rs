@@ -42,10 +42,11 @@ impl Catalog {
     /// The groups and types of `content`.
     #[must_use]
     pub fn new(content: &pb::Content) -> Self {
-        Self {
-            groups: content.groups.iter().map(|group| (group.id, group.points.clone())).collect(),
-            types: content.points.iter().map(|point| (point.id, point.r#type)).collect(),
-        }
+        // Not by `collect`, which brings a sort of its own for each type: 6 KB of code.
+        let (mut groups, mut types) = (BTreeMap::new(), BTreeMap::new());
+        groups.extend(content.groups.iter().map(|group| (group.id, group.points.clone())));
+        types.extend(content.points.iter().map(|point| (point.id, point.r#type)));
+        Self { groups, types }
     }
 
     /// The groups and types of a published `pb::Catalog` message.

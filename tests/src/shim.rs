@@ -6,6 +6,7 @@
 //! HANG=FILE       fdatasync waits as long as FILE is there
 //! SHORT=1         write and pwrite write half of what they are given, and say so
 //! READ_FAILS=N    the Nth read or pread of a file fails with EIO
+//! BAD_SPOT=I:AT   the page at AT of the file with inode I cannot be read: EIO, always
 //! ```
 
 use std::io;
@@ -14,6 +15,7 @@ use std::process::Command;
 
 const SOURCE: &str = r#"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -39,17 +41,33 @@ ssize_t pwrite64(int fd, const void *from, size_t bytes, off_t at) {
     return syscall(SYS_pwrite64, fd, from, some(fd, bytes), at);
 }
 
-static int fails(int fd) {
-    static int reads = 0;
-    const char *nth = getenv("READ_FAILS");
-    if (!nth || !is_file(fd) || __atomic_add_fetch(&reads, 1, __ATOMIC_SEQ_CST) != atoi(nth)) return 0;
-    errno = EIO;
-    return 1;
+static int is_bad(int fd, size_t bytes, off_t at) {
+    unsigned long inode;
+    long spot;
+    struct stat about;
+    const char *bad = getenv("BAD_SPOT");
+    return bad && sscanf(bad, "%lu:%ld", &inode, &spot) == 2 && fstat(fd, &about) == 0 && about.st_ino == inode &&
+           at < spot + 4096 && at + (off_t)bytes > spot;
 }
 
-ssize_t read(int fd, void *to, size_t bytes) { return fails(fd) ? -1 : syscall(SYS_read, fd, to, bytes); }
+static int is_nth(int fd) {
+    static int reads = 0;
+    const char *nth = getenv("READ_FAILS");
+    return nth && is_file(fd) && __atomic_add_fetch(&reads, 1, __ATOMIC_SEQ_CST) == atoi(nth);
+}
+
+static ssize_t failed(void) {
+    errno = EIO;
+    return -1;
+}
+
+ssize_t read(int fd, void *to, size_t bytes) {
+    if (is_nth(fd) || is_bad(fd, bytes, lseek(fd, 0, SEEK_CUR))) return failed();
+    return syscall(SYS_read, fd, to, bytes);
+}
 ssize_t pread64(int fd, void *to, size_t bytes, off_t at) {
-    return fails(fd) ? -1 : syscall(SYS_pread64, fd, to, bytes, at);
+    if (is_nth(fd) || is_bad(fd, bytes, at)) return failed();
+    return syscall(SYS_pread64, fd, to, bytes, at);
 }
 "#;
 

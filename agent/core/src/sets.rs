@@ -8,6 +8,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use tributary_proto::pb::loss::Reason;
+use tributary_protocols::gather;
 use tributary_protocols::time::Wall;
 
 use crate::batch::{Batcher, GroupKey};
@@ -106,7 +107,7 @@ impl Sets {
     /// agent was cleanly stopped no poll was due: then what is due counts from `start` on.
     pub fn restore(&mut self, state: &state::State, start: Wall, ledger: &mut Ledger, losses: &mut Losses) {
         let places: BTreeMap<Whose, usize> =
-            self.list.iter().enumerate().map(|(place, set)| (set.whose, place)).collect();
+            gather(self.list.iter().enumerate().map(|(place, set)| (set.whose, place)));
         for (whose, last, oldest, held) in state.sets.iter().flat_map(runs) {
             let set = places.get(&whose).and_then(|place| self.list.get_mut(*place));
             let (period, summaries) = set.as_ref().map_or((0, false), |set| (set.period_ms, set.summaries));
@@ -167,13 +168,13 @@ impl Sets {
 
     /// A new configuration comes at `at`: what is owed of sets that `new` does not have ends here.
     pub fn retire(&mut self, new: &Self, at: Wall, synced: bool, ledger: &mut Ledger, losses: &mut Losses) {
-        let goes_on: BTreeSet<Whose> = new.list.iter().map(|set| set.whose).collect();
+        let goes_on: BTreeSet<Whose> = gather(new.list.iter().map(|set| set.whose));
         self.end(|whose| !goes_on.contains(&whose), at, synced, ledger, losses);
     }
 
     /// Takes over what the sets of the old configuration know, when nothing of them waits in the open batch.
     pub fn inherit(&mut self, old: &Self) {
-        let places: BTreeMap<Whose, &Set> = old.list.iter().map(|set| (set.whose, set)).collect();
+        let places: BTreeMap<Whose, &Set> = gather(old.list.iter().map(|set| (set.whose, set)));
         for set in &mut self.list {
             if let Some(old) = places.get(&set.whose) {
                 (set.last, set.owed, set.folded) = (old.last, old.owed, old.folded);

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tributary_core::model::PointKey;
 use tributary_core::pipeline::{self, Now, Pipeline, Receipt};
+use tributary_protocols::gather;
 use tributary_protocols::modbus::bus::{ASKS, Bus, Memory};
 use tributary_protocols::modbus::config::{BusSpec, Link};
 use tributary_protocols::modbus::driver::{self as modbus, Ask};
@@ -165,7 +166,7 @@ impl Field {
     /// say is said when those have ended.
     pub fn retire(&mut self, buses: &[BusSource], brokers: &[BrokerSource]) -> Vec<JoinHandle<()>> {
         let goes_on: BTreeSet<Fingerprint> =
-            buses.iter().map(Fingerprint::of_bus).chain(brokers.iter().map(Fingerprint::of_broker)).collect();
+            gather(buses.iter().map(Fingerprint::of_bus).chain(brokers.iter().map(Fingerprint::of_broker)));
         let drivers = self.buses.iter_mut().map(|line| &mut line.driver);
         let drivers = drivers.chain(self.brokers.iter_mut().map(|line| &mut line.driver));
         let gone = drivers.filter(|driver| !goes_on.contains(&driver.made_from));
@@ -182,7 +183,7 @@ impl Field {
         let start = self.clock.mono();
         let memories = memory::load(&self.memory_file);
         let old = std::mem::take(&mut self.buses).into_iter().filter(|line| !line.driver.is_stopping());
-        let mut old: BTreeMap<_, _> = old.map(|line| (line.driver.made_from, line)).collect();
+        let mut old: BTreeMap<_, _> = gather(old.map(|line| (line.driver.made_from, line)));
         for source in buses {
             let made_from = Fingerprint::of_bus(&source);
             let line = match old.remove(&made_from) {
@@ -195,9 +196,9 @@ impl Field {
             self.buses.extend(line);
         }
         let asked = self.buses.iter().enumerate().filter(|(_, line)| !line.requests.is_empty());
-        self.lines = asked.map(|(place, line)| (line.first_request, place)).collect();
+        self.lines = gather(asked.map(|(place, line)| (line.first_request, place)));
         let old = std::mem::take(&mut self.brokers).into_iter().filter(|line| !line.driver.is_stopping());
-        let mut old: BTreeMap<_, _> = old.map(|line| (line.driver.made_from, line)).collect();
+        let mut old: BTreeMap<_, _> = gather(old.map(|line| (line.driver.made_from, line)));
         for source in brokers {
             let made_from = Fingerprint::of_broker(&source);
             let line = match old.remove(&made_from) {
@@ -207,7 +208,7 @@ impl Field {
             };
             self.brokers.extend(line);
         }
-        let lines: BTreeSet<u32> = self.brokers.iter().map(|line| line.line).collect();
+        let lines: BTreeSet<u32> = gather(self.brokers.iter().map(|line| line.line));
         self.waiting.retain(|_, (line, _)| lines.contains(line));
     }
 
@@ -391,7 +392,7 @@ fn places(source: &BusSource) -> impl Iterator<Item = u32> {
 
 /// The points of a broker that need not appear first.
 fn fixed(source: &BrokerSource) -> BTreeMap<u32, PointKey> {
-    (0..).zip(source.points.iter().flatten().copied()).collect()
+    gather((0..).zip(source.points.iter().flatten().copied()))
 }
 
 impl BrokerLine {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tributary_protocols::gather;
 
 use crate::config::AgentConfig;
 use crate::enroll;
@@ -56,7 +57,7 @@ impl Machine {
     pub fn this(agent: &AgentConfig) -> Self {
         let transient = Path::new(TRANSIENT).exists();
         let files = agent.machine.iter().filter(|file| !(transient && file.as_path() == Path::new(MACHINE_ID)));
-        let facts = files.filter_map(|file| Some((file.clone(), fact(file)?))).collect();
+        let facts = gather(files.filter_map(|file| Some((file.clone(), fact(file)?))));
         Self { agent: format!("{}/{}", agent.site, agent.id), facts }
     }
 

@@ -48,8 +48,8 @@ pub const KEPT: usize = 8;
 pub const KEPT_REFUSED: usize = 1000;
 /// A database that nobody read during so many commits is closed: its pages take about 8 MB.
 const IDLE_COMMITS: u32 = 16;
-/// A directory that can so often not be read while the rest of the disk can has gone bad; each try is a second apart.
-const READ_TRIES: u32 = 10;
+/// A directory that can so often not be read while the rest of the disk can has gone bad; tries are seconds apart.
+const READ_TRIES: u32 = 5;
 /// Backend and version of what is written here.
 const FORMAT: &str = "sled 3";
 

@@ -20,6 +20,7 @@ use core::time::Duration;
 pub use bus::{BusSpec, Framing, Link, SerialLine, resolve_bus};
 
 use crate::fault::{Fault, Faults, one_of};
+use crate::gather;
 use relations::Placed;
 use rows::Rows;
 
@@ -233,7 +234,7 @@ pub fn resolve(device: &Device, path: &str, profile: Option<&Profile>) -> Result
     }
     let theirs = profile.into_iter().flat_map(|profile| &profile.groups);
     let groups = theirs.chain(&device.groups).map(|(name, period)| (name.as_str(), *period));
-    let groups: BTreeMap<&str, Span> = groups.collect();
+    let groups: BTreeMap<&str, Span> = gather(groups);
     if let Some(profile) = profile {
         let mut faults = Faults { profile: Some(&profile.profile), path: String::new(), list: &mut list };
         limits(&profile.limits, &mut faults);

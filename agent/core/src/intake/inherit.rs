@@ -9,6 +9,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use tributary_protocols::gather;
 use tributary_protocols::time::{Mono, Wall};
 
 use super::{Books, Intake, Member, Raw, Windows};
@@ -23,7 +24,7 @@ impl Intake {
     pub fn retire(&mut self, new: &Self, now: Mono, wall: Wall, synced: bool, mut books: Books<'_>) {
         let open = self.open_windows();
         let goes_on: BTreeSet<Whose> =
-            new.open_windows().into_keys().filter(|key| open.contains_key(key)).map(|(whose, _)| whose).collect();
+            gather(new.open_windows().into_keys().filter(|key| open.contains_key(key)).map(|(whose, _)| whose));
         self.sets.retire(&new.sets, wall, synced, books.ledger, books.losses);
         for clock in 0..self.clocks.len() {
             let mut closed = self.clocks[clock].clone().handle_stop(now);
@@ -39,7 +40,7 @@ impl Intake {
     /// Takes over what goes on. The open batch of `old` was sealed, and it has [retired](Self::retire).
     pub fn inherit(&mut self, mut old: Self, catalog: &mut Catalog, batcher: &mut Batcher, now: Mono, wall: Wall) {
         let ids = |intake: &Self| -> BTreeMap<u32, usize> {
-            intake.points.iter().enumerate().map(|(place, point)| (point.id, place)).collect()
+            gather(intake.points.iter().enumerate().map(|(place, point)| (point.id, place)))
         };
         // First, for it declares points.
         let places = ids(self);
@@ -69,7 +70,7 @@ impl Intake {
             point.map_or((false, false), |point| (point.raw == Raw::No, point.set.is_some()))
         };
         let key = |windows: &Windows| (self.sets.whose(windows.set), windows.members.iter().map(kind).collect());
-        self.windows.iter().enumerate().map(|(place, windows)| (key(windows), place)).collect()
+        gather(self.windows.iter().enumerate().map(|(place, windows)| (key(windows), place)))
     }
 
     fn inherit_windows(&mut self, mut old: Self) {

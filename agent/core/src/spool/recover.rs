@@ -8,6 +8,7 @@ use prost::Message;
 use rangemap::RangeInclusiveSet;
 use tributary_proto::pb;
 use tributary_proto::pb::loss::Reason;
+use tributary_protocols::gather;
 use tributary_protocols::time::{Mono, Wall};
 
 use super::{Config, Extent, How, Spool};
@@ -180,7 +181,7 @@ fn resume(config: Config, now: Mono, found: &Recovered, state: state::State) -> 
     spool.settled = state.settled.iter().filter(|r| r.first <= r.last).map(|r| r.first..=r.last).collect();
     spool.extents = state.extents.iter().filter(|extent| extent.count > 0).map(restore).collect();
     spool.uncounted = state.uncounted.iter().map(|waiting| (waiting.first..=waiting.last, how(waiting.how))).collect();
-    let present: BTreeSet<DirId> = found.dirs.iter().map(|(dir, _)| *dir).collect();
+    let present: BTreeSet<DirId> = gather(found.dirs.iter().map(|(dir, _)| *dir));
     spool.active = present
         .last()
         .copied()
@@ -190,7 +191,7 @@ fn resume(config: Config, now: Mono, found: &Recovered, state: state::State) -> 
     spool.active_payload = found.usage.active_bytes / 2;
     let mut ledger = state.ledger.as_ref().map(Ledger::from_message).unwrap_or_default();
     let mut losses = Losses::restore(&state.losses);
-    let named: BTreeSet<DirId> = spool.extents.iter().map(|extent| extent.dir).collect();
+    let named: BTreeSet<DirId> = gather(spool.extents.iter().map(|extent| extent.dir));
     for dir in named.iter().filter(|dir| !present.contains(dir)) {
         spool.handle_loaded(now, *dir, Err(StoreError::Damaged("not found".into())), &mut ledger, &mut losses);
     }

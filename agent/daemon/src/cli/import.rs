@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use tributary_protocols::gather;
 use tributary_protocols::modbus::config::Addressing;
 use tributary_protocols::modbus::decode::exception_name;
 use tributary_protocols::modbus::frame::read;
@@ -219,8 +220,8 @@ fn ours(file: &Path, csv: bool) -> Result<Imported, String> {
 
 fn foreign_table(args: &CsvArgs) -> Result<Imported, String> {
     let mapping = table::Mapping {
-        columns: args.column.iter().cloned().collect(),
-        words: args.map.iter().cloned().collect(),
+        columns: gather(args.column.iter().cloned()),
+        words: gather(args.map.iter().cloned()),
         table: args.table.map(|table| table.table().name().to_owned()),
         hex: args.hex,
         addressing: args.addressing.map(AddressingArg::addressing),
@@ -265,7 +266,7 @@ fn sunspec_models(args: &SunspecArgs) -> Result<Imported, String> {
     };
     let definitions: Vec<sunspec::Definition> = args.file.iter().map(read).collect::<Result<_, _>>()?;
     let models = sunspec::chain(base, &definitions, &counts)?;
-    let definitions = definitions.into_iter().map(|definition| (definition.id, definition)).collect();
+    let definitions = gather(definitions.into_iter().map(|definition| (definition.id, definition)));
     sunspec::layout(&name, &models, &definitions, &counts)
 }
 

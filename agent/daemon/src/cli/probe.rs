@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use tributary_protocols::gather;
 use tributary_protocols::modbus::decode::exception_name;
 use tributary_protocols::modbus::frame::read;
 use tributary_protocols::modbus::register::{Order, RegisterType, Table};
@@ -281,13 +282,13 @@ fn as_json(args: &ProbeArgs, reads: &[Vec<u8>]) -> String {
                         let Decoding { text, plausible, .. } = decodings(reads, at, kind, order);
                         (format!("{order:?}"), json!({ "value": text, "plausible": plausible }))
                     });
-                    (kind.name().to_owned(), serde_json::Value::Object(orders.into_iter().collect()))
+                    (kind.name().to_owned(), serde_json::Value::Object(gather(orders)))
                 });
                 let word = reads.last().and_then(|data| data.get(usize::from(at) * 2..)?.first_chunk::<2>().copied());
                 json!({
                     "address": address, "one_based": one, "modicon": modicon,
                     "u16": word.map(u16::from_be_bytes), "i16": word.map(i16::from_be_bytes),
-                    "decodings": serde_json::Value::Object(wide.collect()),
+                    "decodings": serde_json::Value::Object(gather(wide)),
                 })
             })
             .collect(),

@@ -22,6 +22,7 @@ use tributary_core::state::State;
 use tributary_core::store::DirId;
 use tributary_proto::decode::{self, Value};
 use tributary_proto::{catalog, encode, pb};
+use tributary_protocols::gather;
 use tributary_protocols::reading::Status;
 use tributary_protocols::value::{PointType, Scale};
 
@@ -169,8 +170,8 @@ impl Names {
         let content = catalog::content(&bytes).map_err(|error| error.to_string())?;
         Ok(Self {
             schema: catalog::Catalog::new(&content),
-            devices: content.devices.into_iter().map(|device| (device.id, device.name)).collect(),
-            points: content.points.into_iter().map(|point| (point.id, point)).collect(),
+            devices: gather(content.devices.into_iter().map(|device| (device.id, device.name))),
+            points: gather(content.points.into_iter().map(|point| (point.id, point))),
         })
     }
 }

@@ -16,6 +16,7 @@ use clap::Args;
 use serde_json::json;
 use tributary_core::filter::mark::Mark;
 use tributary_core::model::Point;
+use tributary_protocols::gather;
 use tributary_protocols::reading::{Sample, Status};
 use tributary_protocols::time::{Clock, Mono};
 use tributary_protocols::value::{PointType, Scale, Value, exponent};
@@ -246,10 +247,10 @@ impl Table {
             .buses
             .iter()
             .flat_map(|bus| bus.keys.iter().map(|key| (name(*key).to_owned(), bus.spec.name.clone())));
-        let (brokers, buses) = (brokers.collect(), buses.collect());
+        let (brokers, buses) = (gather(brokers), gather(buses));
         let mut table = Self { rows, requests, brokers, buses, what: what.to_vec(), missed: 0 };
         // What is not asked for, or can never come, is not shown. It keeps its row: polls find theirs by number.
-        let polled: BTreeSet<usize> = table.requests.iter().flatten().copied().collect();
+        let polled: BTreeSet<usize> = gather(table.requests.iter().flatten().copied());
         for at in 0..table.rows.len() {
             let wanted = table.rows.get(at).is_some_and(|row| table.wanted(&row.device, &row.point));
             if let Some(row) = table.rows.get_mut(at) {
@@ -335,7 +336,7 @@ impl Table {
     /// The table in at most so many lines.
     fn draw(&self, now: Mono, began: Mono, status: Option<&AgentStatus>, most: usize) -> String {
         let rows: Vec<&Row> = self.rows.iter().filter(|row| row.shown).collect();
-        let used: BTreeSet<&String> = rows.iter().filter_map(|row| self.buses.get(&row.device)).collect();
+        let used: BTreeSet<&String> = gather(rows.iter().filter_map(|row| self.buses.get(&row.device)));
         let mut foot = Vec::new();
         for bus in status.iter().flat_map(|status| &status.buses).filter(|bus| used.contains(&bus.name)).take(BUSES) {
             let (busy, planned) = (bus.utilisation * 100.0, bus.planned_utilisation * 100.0);

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeValue;
 use tributary_protocols::fault::Fault;
+use tributary_protocols::gather;
 use tributary_protocols::modbus::config::{Bus, BusSpec, Device, DeviceSpec, PointRow, Profile, resolve_plant};
 use tributary_protocols::mqtt;
 
@@ -72,14 +73,11 @@ pub(super) fn read(
         entries::<mqtt::config::Broker, mqtt::config::PointRow>(check, "mqtt", |broker, rows| broker.point = rows);
     let folders = agent.map(|agent| agent.profiles.clone()).unwrap_or_default();
     let (files, profiles) = read_profiles(&devices, &folders, check);
-    let documents: BTreeMap<&str, ProfileDocument<'_>> = files
-        .iter()
-        .filter_map(|(name, file)| {
-            let document = Document::parse(&file.source, &mut Report::default())?;
-            let table = file.table.as_ref().map(|table| table.document(&mut Report::default()));
-            Some((name.as_str(), ProfileDocument { document, table, rows: &file.rows }))
-        })
-        .collect();
+    let documents: BTreeMap<&str, ProfileDocument<'_>> = gather(files.iter().filter_map(|(name, file)| {
+        let document = Document::parse(&file.source, &mut Report::default())?;
+        let table = file.table.as_ref().map(|table| table.document(&mut Report::default()));
+        Some((name.as_str(), ProfileDocument { document, table, rows: &file.rows }))
+    }));
 
     let found = resolve_plant(&buses.entries, &devices.entries, |name| profiles.get(name));
     let modbus = found.map_err(|faults| {
@@ -112,7 +110,7 @@ pub(super) fn read(
     });
 
     let id = agent.map_or("", |agent| agent.id.as_str());
-    let mut names: BTreeSet<&str> = devices.entries.iter().map(|device| device.name.as_str()).collect();
+    let mut names: BTreeSet<&str> = gather(devices.entries.iter().map(|device| device.name.as_str()));
     let mut broker_specs = Vec::new();
     for (index, broker) in brokers.entries.iter().enumerate() {
         let path = format!("mqtt[{index}]");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeValue;
+use tributary_protocols::gather;
 use tributary_protocols::modbus::config::{Device, PointRow, Profile};
 
 use super::Check;
@@ -164,7 +165,7 @@ fn plain(value: &DeValue<'_>) -> String {
         DeValue::Array(list) => format!("{:?}", list.iter().map(|value| plain(value.get_ref())).collect::<Vec<_>>()),
         DeValue::Table(table) => {
             let values: BTreeMap<&str, String> =
-                table.iter().map(|(key, value)| (&**key.get_ref(), plain(value.get_ref()))).collect();
+                gather(table.iter().map(|(key, value)| (&**key.get_ref(), plain(value.get_ref()))));
             format!("{values:?}")
         }
         other => format!("{other:?}"),

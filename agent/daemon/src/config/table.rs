@@ -19,6 +19,7 @@ use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
+use tributary_protocols::gather;
 
 use super::diagnostic::Report;
 use super::document::{Document, Source, suggest};
@@ -242,9 +243,9 @@ fn moved<'t>(value: DeValue<'t>, place: &Range<usize>) -> DeValue<'t> {
     let at = |inner: Spanned<DeValue<'t>>| Spanned::new(place.clone(), moved(inner.into_inner(), place));
     match value {
         DeValue::Array(list) => DeValue::Array(list.into_iter().map(at).collect()),
-        DeValue::Table(table) => DeValue::Table(
-            table.into_iter().map(|(key, value)| (Spanned::new(place.clone(), key.into_inner()), at(value))).collect(),
-        ),
+        DeValue::Table(table) => DeValue::Table(gather(
+            table.into_iter().map(|(key, value)| (Spanned::new(place.clone(), key.into_inner()), at(value))),
+        )),
         other => other,
     }
 }

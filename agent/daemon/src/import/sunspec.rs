@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use tributary_protocols::gather;
 use tributary_protocols::modbus::config::{Addressing, PointRow, Profile};
 use tributary_protocols::modbus::register::{RegisterType, Table};
 use tributary_protocols::number::Number;
@@ -197,7 +198,7 @@ pub fn layout(
                 .push(format!("model {}: its definition ends after {at} registers, the device has {end}", model.id));
         }
     }
-    let used: BTreeSet<String> = profile.point.iter().filter_map(|row| row.scale_from.clone()).collect();
+    let used: BTreeSet<String> = gather(profile.point.iter().filter_map(|row| row.scale_from.clone()));
     let mut found = Imported::sound(profile, Vec::new(), left_out)?;
     // Factors that no point uses say nothing.
     found.profile.point.retain(|row| row.unit != FACTOR || used.contains(&row.name));

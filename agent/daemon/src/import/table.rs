@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use tributary_protocols::gather;
 use tributary_protocols::modbus::config::{Addressing, PointRow};
 use tributary_protocols::modbus::register::{Order, RegisterType};
 
@@ -56,7 +57,7 @@ pub fn import(name: &str, text: &str, mapping: &Mapping) -> Result<Imported, Str
         return Err(format!("which table are its registers in? {help}"));
     }
     let mut left_out = Vec::new();
-    let used: BTreeSet<usize> = columns.values().copied().collect();
+    let used: BTreeSet<usize> = gather(columns.values().copied());
     let unused: Vec<&str> = header
         .iter()
         .enumerate()

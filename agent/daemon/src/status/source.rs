@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tributary_core::pipeline::{Now, Pipeline};
 use tributary_proto::pb;
+use tributary_protocols::gather;
 use tributary_protocols::modbus::status::{DeviceState as ModbusState, Unsupported};
 use tributary_protocols::time::Mono;
 
@@ -208,6 +209,6 @@ fn ledger(pipeline: &Pipeline) -> Ledger {
         delivered: ledger.delivered,
         held: pipeline.held(),
         filtered: ledger.filtered,
-        lost: ledger.losses().map(|(reason, readings)| (reason.as_str_name().to_lowercase(), readings)).collect(),
+        lost: gather(ledger.losses().map(|(reason, readings)| (reason.as_str_name().to_lowercase(), readings))),
     }
 }

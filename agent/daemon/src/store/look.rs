@@ -14,6 +14,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tributary_core::store::{DirId, StoreError};
+use tributary_protocols::gather;
 
 use super::database::Database;
 use super::disk::{self, at};
@@ -155,7 +156,7 @@ fn read_rest(path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
         let (state, catalog) = rest.state();
         found.state = state.map(|state| (state, catalog));
     }
-    let known: BTreeSet<u64> = found.records.iter().map(|(seq, _)| *seq).collect();
+    let known: BTreeSet<u64> = gather(found.records.iter().map(|(seq, _)| *seq));
     for seq in rest.seqs().into_iter().filter(|seq| !known.contains(seq)) {
         found.records.extend(rest.record(seq).map(|record| (seq, record)));
     }

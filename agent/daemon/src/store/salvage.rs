@@ -65,7 +65,7 @@ impl Salvage {
         Self { bytes: Vec::new(), entries: BTreeMap::new(), mark }.with_entries(path, |file| Readable {
             file,
             at: 0,
-            any: false,
+            any: mark.is_some(),
         })
     }
 
@@ -233,7 +233,7 @@ impl Salvage {
 struct Readable {
     file: File,
     at: u64,
-    /// Some page could be read.
+    /// Something of the directory could be read.
     any: bool,
 }
 
