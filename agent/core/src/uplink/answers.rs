@@ -26,9 +26,11 @@ impl Uplink {
         ledger: &mut Ledger,
         losses: &mut Losses,
     ) -> Option<Publish> {
-        let at = self.reading.iter().position(|(d, s, ..)| (*d, *s) == (dir, stored))?;
+        // The disk answers in the order in which it is asked. What does not fit was asked on an earlier connection, and out of
+        // its turn it would be sent before what precedes it.
+        let next = self.reading.pop_front_if(|(d, s, ..)| (*d, *s) == (dir, stored))?;
         // Which revision resolves it is asked when the reading begins: since then its place may have been forgotten.
-        let (.., seq, renumbered) = self.reading.remove(at)?;
+        let (.., seq, renumbered) = next;
         let again = self.flight.get(&seq).is_some_and(|flight| flight.lane == Lane::Again);
         if spool.is_settled(seq) && !again {
             self.flight.remove(&seq);
