@@ -263,3 +263,65 @@ fn two_hundred_mutations_are_refused_at_a_place_or_accepted() {
     println!("{refused} refused, {accepted} accepted");
     assert!(refused >= 100, "{refused} of 200 mutations were refused: the damage does not bite");
 }
+
+/// What the agent would find out when it connects is said before: whether the uplink's files can be used, and until when.
+#[test]
+fn certificates_are_looked_into() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("writes");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("closes");
+    };
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    write("ca.pem", &authority.self_signed(&key).expect("a certificate").pem());
+    let issuer = Issuer::new(authority, key);
+    let pair = |name: &str, from: i32, until: i32| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "gw-1");
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+        let key = KeyPair::generate().expect("a key");
+        write(&format!("{name}.pem"), &params.signed_by(&key, &issuer).expect("signs").pem());
+        write(&format!("{name}.key"), &key.serialize_pem());
+    };
+    pair("good", 2020, 2900);
+    pair("old", 2010, 2020);
+    pair("early", 2800, 2900);
+    pair("due", 1971, 2040);
+    let whole = std::fs::read_to_string(dir.path().join("good.key")).expect("reads");
+    write("half.key", &whole[..whole.len() / 2]);
+    write("garbage.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let says = |ca: &str, cert: &str, key: &str| {
+        let file = dir.path().join("agent.toml");
+        let text = format!(
+            "[agent]\nsite = \"s\"\nid = \"gw-1\"\nstate_dir = \"state\"\n[uplink]\nurl = \"mqtts://broker:8883\"\nca = \"{ca}\"\n\
+             cert = \"{cert}\"\nkey = \"{key}\"\n"
+        );
+        std::fs::write(&file, text).expect("writes");
+        let (_, report) = check(&file);
+        let errors = report.errors.iter().map(|said| format!("error {}: {}", said.key, said.message));
+        let warnings = report.warnings.iter().map(|said| format!("warning {}: {}", said.key, said.message));
+        errors.chain(warnings).filter(|said| said.contains("uplink.")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(says("ca.pem", "good.pem", "good.key"), "");
+    for (ca, cert, key, expected) in [
+        ("ca.pem", "good.pem", "old.key", ["error uplink.cert", "is not the certificate of the key"]),
+        ("ca.pem", "old.pem", "old.key", ["warning uplink.cert", "expired on 2020-01-01"]),
+        ("ca.pem", "early.pem", "early.key", ["warning uplink.cert", "not valid before 2800-01-01"]),
+        (
+            "ca.pem",
+            "due.pem",
+            "due.key",
+            ["warning uplink.cert", "a third of its life left, or less: until 2040-01-01"],
+        ),
+        ("ca.pem", "good.pem", "half.key", ["error uplink.key", "half written"]),
+        ("garbage.pem", "good.pem", "good.key", ["error uplink.ca", ""]),
+    ] {
+        let said = says(ca, cert, key);
+        assert_eq!(said.lines().count(), 1, "{ca} {cert} {key}: {said}");
+        assert!(expected.iter().all(|part| said.contains(part)), "{ca} {cert} {key}: {said}");
+    }
+}

@@ -13,8 +13,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tributary_protocols::time::Clock;
 
-use super::{Check, Occasion};
+use super::{Check, Occasion, UplinkConfig};
+use crate::clock::SystemClock;
+use crate::tls::certificate::Certificate;
+use crate::tls::{self, TlsError};
 
 /// A place as the configuration names it, and where that is.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -125,6 +129,48 @@ impl Check<'_, '_> {
         let path = file.path.clone();
         if self.occasion != Occasion::Beside {
             self.look(key, &path, mark, secret);
+        }
+    }
+
+    /// Looks into the uplink's certificates, as the agent will before it connects: whether they can be used, and until when.
+    pub(super) fn certificates(&mut self, uplink: &UplinkConfig) {
+        const KEYS: [&str; 4] = ["uplink.ca", "uplink.crl", "uplink.cert", "uplink.key"];
+        let said = self.report.errors.iter().chain(&self.report.warnings).any(|said| KEYS.contains(&&*said.key));
+        let (UplinkConfig { ca: Some(ca), cert, key, crl, tls_min, .. }, false) = (uplink, said) else { return };
+        if self.occasion != Occasion::Check {
+            return;
+        }
+        let client = cert.as_ref().zip(key.as_ref()).map(|(cert, key)| (cert.path(), key.path()));
+        let crl = crl.as_ref().map(FileRef::path);
+        match tls::config(tls::Files { ca: ca.path(), client, crl }, *tls_min) {
+            Ok(_) => {}
+            Err(TlsError::File { key, path, reason }) => {
+                return self.error(&format!("uplink.{key}"), format!("{path} {reason}"), "put a right one there");
+            }
+            Err(TlsError::NoPair { cert, key }) => {
+                let message = format!("{cert} is not the certificate of the key in {key}");
+                return self.error("uplink.cert", message, "name the two of one pair; `tributary enroll` makes one");
+            }
+            Err(error) => {
+                let help = "`ca` and `crl` must hold what an authority made, `cert` and `key` a pair for this agent";
+                return self.error("uplink.ca", error.to_string(), help);
+            }
+        }
+        let chain = client.and_then(|(cert, _)| tls::certificates("cert", cert).ok());
+        let own = chain.as_deref().and_then(<[_]>::first).and_then(Certificate::read);
+        let now = u64::try_from(SystemClock::new().wall().0 / 1000).unwrap_or(0);
+        let Some(own) = own else { return };
+        let name = &own.subject;
+        let help = "`tributary enroll` asks for a new one; the running agent takes it";
+        if now > own.not_after {
+            self.warning("uplink.cert", format!("the certificate {name} expired on {}", own.last_day()), help);
+        } else if now < own.not_before {
+            let message = format!("the certificate {name} is not valid before {}", own.first_day());
+            self.warning("uplink.cert", message, "look at this machine's clock");
+        } else if own.is_due(now) {
+            let message =
+                format!("the certificate {name} has a third of its life left, or less: until {}", own.last_day());
+            self.warning("uplink.cert", message, help);
         }
     }
 

@@ -327,6 +327,7 @@ impl UplinkConfig {
         check.file("uplink.crl", self.crl.as_mut(), "-----BEGIN X509 CRL-----", false);
         check.file("uplink.cert", self.cert.as_mut(), "-----BEGIN CERTIFICATE-----", false);
         check.file("uplink.key", self.key.as_mut(), "PRIVATE KEY-----", true);
+        check.certificates(self);
         check.file("uplink.password_file", self.password_file.as_mut(), "", true);
         if self.username.as_ref().is_some_and(|name| name.is_empty() || name.len() > 1_024 || name.contains('\0')) {
             check.error("uplink.username", "is no user name", "1 to 1,024 bytes");
