@@ -25,6 +25,7 @@
 mod database;
 mod disk;
 pub mod look;
+mod mark;
 mod parts;
 mod room;
 mod salvage;
@@ -206,7 +207,7 @@ impl SledStore {
             Err(Fault::Unavailable(_)) if self.stays_unreadable(id) => Salvage::of_readable(&path)?,
             left => left?,
         };
-        let news = database::begun(&path)? && !salvage::is_salvaged(&path);
+        let news = mark::begun(&path)? && !salvage::is_salvaged(&path);
         let opened = if news && left.has_holes(id.first) {
             Err(Fault::Broken("something that was committed is not whole".into()))
         } else {
@@ -269,7 +270,7 @@ impl SledStore {
         }
         let mut db = match self.reading.take_if(|db| db.id() == id) {
             Some(db) => db,
-            None if database::begun(&disk::place(&self.root, id))? => self.open_whole(id)?,
+            None if mark::begun(&disk::place(&self.root, id))? => self.open_whole(id)?,
             None => match Database::create(&self.root, id) {
                 // Nothing was ever committed into it: begin again.
                 Err(Fault::Broken(_)) => {
@@ -318,7 +319,7 @@ impl SledStore {
     /// `None` if nothing was ever committed into it; it is removed.
     fn survey(&mut self, id: DirId, want_state: bool) -> Result<Option<Survey>, Fault> {
         let path = disk::place(&self.root, id);
-        if let (false, Some(last)) = (want_state, database::left(&path)) {
+        if let (false, Some(last)) = (want_state, mark::left(&path)) {
             return Ok(Some(Survey { last, state: None }));
         }
         let db = self.open_whole(id)?;

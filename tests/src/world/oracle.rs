@@ -86,8 +86,7 @@ pub(super) struct Oracle {
     pub(super) slack: Vec<u64>,
     /// Readings in the receiver's ledger, by epoch.
     readings: BTreeMap<u64, u64>,
-    /// The body of each batch sent, if it cannot be another one by now.
-    bodies: HashMap<(u64, u64), Option<[u8; 32]>>,
+    bodies: HashMap<(u64, u64), Option<[u8; 32]>>, // None: it may be another one by now
     pub(super) bodies_sent: u64,
     last_seq_seen: HashMap<u64, u64>,
     /// Whether windows can be checked against the wall clock.
@@ -254,7 +253,7 @@ impl Oracle {
 
     /// A batch is sent: its body is the one it had before. Whether it is sent for the first time.
     pub(super) fn body(&mut self, epoch: u64, seq: u64, body: &[u8]) -> bool {
-        let hash: [u8; 32] = Sha256::digest(body).into();
+        let hash = Sha256::digest(body).into();
         self.bodies_sent += 1;
         let first = !self.bodies.contains_key(&(epoch, seq));
         let known = *self.bodies.entry((epoch, seq)).or_default().get_or_insert(hash);

@@ -3,7 +3,7 @@
 //! ```text
 //! <epoch>/<first>/
 //!     db conf snap.* blobs/    sled 0.34.7's own; blobs/ stays empty because entries are small
-//!     mark                     generation u64 BE · last seq u64 BE · left u8 · crc32c u32 BE, of the last commit that ended
+//!     mark                     of the last commit that ended (mark.rs)
 //!     doubt                    a sync failed here: the file is written anew before it is used again
 //! ```
 //!
@@ -29,7 +29,6 @@
 //!   opening waits; it refuses a torn `snap.*` or `conf`, both of which it can do without, so they are taken away once.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -38,6 +37,7 @@ use std::time::Duration;
 use tributary_core::store::{Commit, DirId, IndexEntry, RECORD_HEAD};
 
 use super::disk::{self, Fault, at};
+use super::mark::{Mark, begun};
 use super::parts::{self, Join, Kind};
 
 /// Most bytes handed to sled between two flushes.
@@ -79,52 +79,6 @@ impl Found {
 pub(super) struct State {
     pub(super) state: Vec<u8>,
     pub(super) catalog: Option<Vec<u8>>,
-}
-
-/// The last commit that ended, as noted beside the database.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
-    pub(super) generation: u64,
-    pub(super) last: u64,
-    /// No commit followed, and the mark is durable.
-    left: bool,
-}
-
-const MARK: usize = 8 + 8 + 1 + 4;
-
-impl Mark {
-    fn path(dir: &Path) -> PathBuf {
-        dir.join("mark")
-    }
-
-    fn encode(self) -> [u8; MARK] {
-        let mut bytes = [0; MARK];
-        bytes[..8].copy_from_slice(&self.generation.to_be_bytes());
-        bytes[8..16].copy_from_slice(&self.last.to_be_bytes());
-        bytes[16] = u8::from(self.left);
-        let crc = parts::crc32c(&bytes[..17]);
-        bytes[17..].copy_from_slice(&crc.to_be_bytes());
-        bytes
-    }
-
-    /// The mark of a directory; `None` if there is none, or it is damaged.
-    ///
-    /// # Errors
-    /// Of the disk.
-    pub(super) fn read(dir: &Path) -> Result<Option<Self>, Fault> {
-        let path = Self::path(dir);
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            bytes => Ok(Self::parse(&at(bytes, "read", &path)?)),
-        }
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let bytes: [u8; MARK] = bytes.try_into().ok()?;
-        let number = |from: usize| bytes[from..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-        let mark = Self { generation: number(0)?, last: number(8)?, left: bytes[16] == 1 };
-        (mark.encode() == bytes).then_some(mark)
-    }
 }
 
 /// An open directory.
@@ -433,18 +387,6 @@ fn index_entry(seq: u64, record: &[u8]) -> IndexEntry {
     let known = record.len().min(RECORD_HEAD);
     head[..known].copy_from_slice(&record[..known]);
     IndexEntry { seq, head, bytes: u32::try_from(record.len()).unwrap_or(u32::MAX) }
-}
-
-/// Whether a commit into the directory has ever ended.
-pub(super) fn begun(path: &Path) -> Result<bool, Fault> {
-    let mark = Mark::path(path);
-    at(mark.try_exists(), "look at", &mark)
-}
-
-/// The last seq of a directory that was left; `None` if it was not, or its database is gone.
-pub(super) fn left(path: &Path) -> Option<u64> {
-    let mark = Mark::read(path).ok()?.filter(|mark| mark.left)?;
-    fs::metadata(path.join("db")).is_ok_and(|meta| meta.len() > 0).then_some(mark.last)
 }
 
 /// Waits until no handle holds the file, then puts a copy in its place: every page is written again.

@@ -25,8 +25,9 @@ use std::path::Path;
 
 use tributary_core::store::{Commit, DirId};
 
-use super::database::{Database, Found, Mark};
+use super::database::{Database, Found};
 use super::disk::{self, Fault, at};
+use super::mark::Mark;
 use super::parts::{self, ENTRY, Join, Kind};
 
 /// Bytes looked through at a time.
