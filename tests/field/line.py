@@ -203,15 +203,9 @@ class Line:
         return delivered
 
 
-def itself(child):
-    """The process that is meant: under proot the one that it traces, which would outlive it."""
-    below = pathlib.Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-    return int(below[0]) if below else child.pid
-
-
 def stop(child, name, seconds=60):
     """SIGTERM; it must end well."""
-    os.kill(itself(child), signal.SIGTERM)
+    os.kill(child.pid, signal.SIGTERM)
     try:
         code = child.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -221,5 +215,5 @@ def stop(child, name, seconds=60):
 
 
 def kill(child):
-    os.kill(itself(child), signal.SIGKILL)
+    os.kill(child.pid, signal.SIGKILL)
     child.wait()

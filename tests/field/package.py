@@ -1,4 +1,4 @@
-"""A package in a system of its own: package.py NATIVE_BINARIES ROOT OLDER.deb NEWER.deb [--emulator PROGRAM]
+"""A package in a system of its own: package.py NATIVE_BINARIES ROOT OLDER.deb NEWER.deb
 
 ROOT is a fresh Debian root (debootstrap), which is changed. Installed there with dpkg, configured by a seed file as an
 installer would, started by its unit's own command line, user and environment. It polls a device and delivers to a
@@ -17,22 +17,17 @@ import sys
 
 import line
 
-KILLS = [int(number) for number in os.environ.get("TRIBUTARY_DPKG_KILLS", "3,25,70").split(",")]
+KILLS = [int(number) for number in os.environ.get("TRIBUTARY_DPKG_KILLS", "3,25,70").split(",") if number]
 
 
 class System:
     """A root, and how programs are started in it."""
 
-    def __init__(self, root, emulator):
+    def __init__(self, root):
         self.root = pathlib.Path(root)
-        self.emulator = emulator
         self.clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "HOME": "/"}
 
     def command(self, *command, user=None):
-        if self.emulator:
-            # Children of children are emulated too, which chroot alone cannot do without binfmt_misc.
-            identity = ["-0"] if user is None else ["-i", user]
-            return ["proot", "-q", self.emulator, "-r", str(self.root), "-w", "/", "-b", "/proc", "-b", "/dev", *identity, *command]
         # /proc as every system has it, in a mount namespace that ends with the command.
         identity = [] if user is None else [f"--userspec={user}"]
         mounted = 'mount -t proc proc "$0/proc" && exec chroot "$@"'
@@ -61,9 +56,9 @@ class System:
         line.fail(f"the package made no user {user}")
 
 
-def main(native, root, older, newer, emulator=None):
+def main(native, root, older, newer):
     there = line.Line(native)
-    system = System(root, emulator)
+    system = System(root)
     for name, deb in [("older.deb", older), ("newer.deb", newer)]:
         system.path(f"/{name}").write_bytes(pathlib.Path(deb).read_bytes())
     there.start_device()
@@ -77,7 +72,7 @@ def main(native, root, older, newer, emulator=None):
     uid, gid = system.ids(user)
     version = system.run(command[0], "--version").strip()
     pki = system.path("/etc/tributary/pki").stat()
-    if (pki.st_mode & 0o777) != 0o750 or (not emulator and pki.st_gid != gid):
+    if (pki.st_mode & 0o777) != 0o750 or pki.st_gid != gid:
         line.fail(f"/etc/tributary/pki has mode {pki.st_mode:o} and owner {pki.st_uid}")
     for path in ["/usr/share/tributary/profiles/eastron-sdm630.toml", "/usr/share/tributary/schema/config.schema.json",
                  "/usr/share/doc/tributary/sbom.cdx.json.gz", "/usr/share/man/man1/tributary.1.gz",
@@ -108,7 +103,7 @@ def main(native, root, older, newer, emulator=None):
 
     enrol()
     key = system.path("/etc/tributary/pki/client.key").stat()
-    if (key.st_mode & 0o777) != 0o600 or (not emulator and key.st_uid != uid):
+    if (key.st_mode & 0o777) != 0o600 or key.st_uid != uid:
         line.fail(f"the key has mode {key.st_mode:o} and owner {key.st_uid}")
 
     # What systemd does before it starts the service: folders of its own, a socket to say READY to.
@@ -116,8 +111,7 @@ def main(native, root, older, newer, emulator=None):
         made = system.path(path)
         made.mkdir(parents=True, exist_ok=True)
         os.chmod(made, mode)
-        if not emulator:
-            os.chown(made, uid, gid)
+        os.chown(made, uid, gid)
 
     folder(f"/var/lib/{settings['StateDirectory']}", int(settings["StateDirectoryMode"], 8))
     folder(f"/run/{settings['RuntimeDirectory']}", int(settings["RuntimeDirectoryMode"], 8))
@@ -166,7 +160,7 @@ def main(native, root, older, newer, emulator=None):
     system.run("dpkg", "--install", "/newer.deb")
     unharmed("upgrade")
     kills = 0
-    for number in KILLS if not emulator else []:
+    for number in KILLS:
         for deb in ["/older.deb", "/newer.deb"]:
             killer = ["strace", "--follow-forks", "--output=/dev/null", "--trace=rename,renameat,renameat2,unlink,link",
                       f"--inject=rename,renameat,renameat2,unlink,link:signal=KILL:when={number}"]
@@ -205,11 +199,6 @@ def main(native, root, older, newer, emulator=None):
 
 
 arguments = sys.argv[1:]
-emulated = None
-if "--emulator" in arguments:
-    at = arguments.index("--emulator")
-    emulated = arguments[at + 1]
-    del arguments[at:at + 2]
 if len(arguments) != 4:
     sys.exit(__doc__)
-main(*arguments, emulator=emulated)
+main(*arguments)
