@@ -349,9 +349,11 @@ pub fn audit(root: &Path, acked: u64) -> Result<u64, String> {
     if last < acked {
         return Err(format!("{acked} was acknowledged, {last} is there"));
     }
-    // The first commit may have left records and no state record: nothing was acknowledged then.
+    // The first commit into a directory may have left records and no state record: nothing of it was acknowledged then, and
+    // the state record is that of the directory before.
     let state = found.state.and_then(|state| state.try_into().ok()).map(u64::from_be_bytes);
-    if state.map_or(acked > 0, |state| state != last) {
+    let before = found.dirs.last().map_or(0, |(dir, _)| dir.first - 1);
+    if state.map_or(acked > 0, |state| state != last && (state != before || acked > before)) {
         return Err(format!("the state record is that of {state:?}, the last commit {last}"));
     }
     let mut next = None;
@@ -370,5 +372,5 @@ pub fn audit(root: &Path, acked: u64) -> Result<u64, String> {
         }
         next = Some(last + 1);
     }
-    Ok(last)
+    Ok(state.unwrap_or(last))
 }

@@ -84,6 +84,8 @@ fn archive(file: &Path, output: &Path) -> io::Result<Vec<String>> {
 /// Name and text of each part.
 fn parts(file: &Path) -> Vec<(String, String)> {
     let (config, report) = load(file, Occasion::Check);
+    // A faulty certificate is no reason to leave out the plan.
+    let config = config.or_else(|| load(file, Occasion::Beside).0);
     let state_dir = config.as_ref().map(|config| config.agent.state_dir.clone());
     let mut parts = vec![
         ("README.txt".to_owned(), README.to_owned()),
