@@ -131,6 +131,9 @@ pub struct SavedLoss {
     /// Its end is not known yet.
     #[prost(bool, tag = "3")]
     pub open: bool,
+    /// A batch that carried it will not arrive, or its acknowledgement did not.
+    #[prost(bool, tag = "4")]
+    pub again: bool,
 }
 
 /// A run of poll sets with consecutive ids that were polled together and hold alike.
