@@ -1,12 +1,14 @@
 """Compares Cargo.lock with a checkout of the RustSec advisory database: advisories.py CARGO_LOCK DENY_TOML DATABASE
 
-Fails on an advisory that deny.toml does not waive, and on a waiver that nothing needs any more. For machines without
-cargo-deny; Python 3.11 has all it needs.
+DATABASE is the folder of a checkout, or one that holds it packed, as a .tar.gz. Fails on an advisory that deny.toml does not
+waive, and on a waiver that nothing needs any more. For machines without cargo-deny; Python 3.11 has all it needs.
 """
 
 import pathlib
 import re
 import sys
+import tarfile
+import tempfile
 import tomllib
 
 
@@ -44,8 +46,14 @@ def main(lock, deny, database):
     packages = tomllib.loads(pathlib.Path(lock).read_text())["package"]
     waivers = {waiver["id"] for waiver in tomllib.loads(pathlib.Path(deny).read_text())["advisories"]["ignore"]}
     crates = pathlib.Path(database) / "crates"
+    packed = sorted(pathlib.Path(database).glob("*.tar.gz"))
+    scratch = tempfile.TemporaryDirectory()
+    if not crates.is_dir() and packed:
+        with tarfile.open(packed[0]) as archive:
+            archive.extractall(scratch.name, filter="data")
+        crates = pathlib.Path(scratch.name) / "crates"
     if not crates.is_dir():
-        sys.exit(f"{crates} is not there: give a checkout of the RustSec advisory database")
+        sys.exit(f"{crates} is not there: give a checkout of the RustSec advisory database, or the folder of a packed one")
     found = {}
     newest = ""
     for path in sorted(crates.glob("*/*.md")):
