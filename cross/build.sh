@@ -95,8 +95,9 @@ remap=()
 for place in "$directory=/target" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$PWD=/tributary"; do
     remap+=("--remap-path-prefix=$place")
 done
-# Of C code too: zig leaves debug information in until the last.
-export CFLAGS="${CFLAGS:-} -ffile-prefix-map=$directory=/target -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+# Of C code too: zig leaves debug information in until the last. For this target alone: CFLAGS itself, if set, would take the
+# place of what .cargo/config.toml leaves out of zstd.
+export "CFLAGS_${target//-/_}=-ffile-prefix-map=$directory=/target -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 export RUSTFLAGS="${RUSTFLAGS:-} ${remap[*]}"
 
 echo "cross/build.sh: cargo ${build[0]} for $target" >&2

@@ -60,6 +60,12 @@ class Machine:
         return self.root / name.lstrip("/")
 
 
+def polled(status):
+    """Whether readings were admitted, by a status as JSON."""
+    status = status.replace(" ", "")
+    return '"admitted":' in status and '"admitted":0' not in status
+
+
 def said(text, *parts):
     for part in parts:
         if part not in text:
@@ -76,8 +82,8 @@ def main(native, root, package):
     configuration = "/etc/tributary/agent.toml"
 
     print("== 1. The package")
-    gateway.path("/root/tributary.deb").write_bytes(pathlib.Path(package).read_bytes())
-    gateway.do("apt-get", "install", "--yes", "/root/tributary.deb")
+    gateway.path("/srv/tributary.deb").write_bytes(pathlib.Path(package).read_bytes())
+    gateway.do("apt-get", "install", "--yes", "/srv/tributary.deb")
     said(gateway.do("systemctl", "status", "tributary", check=False), "ConditionPathExists=/etc/tributary/agent.toml was not met")
 
     print("== 2. The seed")
@@ -103,15 +109,15 @@ def main(native, root, package):
     said(text, "STILL TO DO: this gateway has no certificate yet")
     said(gateway.do("journalctl", "--unit=tributary-seed", "--no-pager"), "was taken")
     (boot / "tributary-seed.toml").exists() and line.fail("the seed is still there")
-    line.until("polls", 60, lambda: '"admitted":0' not in gateway.do("tributary", "status", "--json", "-c", configuration, check=False).replace(" ", ""))
+    line.until("polls", 60, lambda: polled(gateway.do("tributary", "status", "--json", "-c", configuration, check=False)))
 
     print("== 4. The certificate")
     asked = gateway.do("tributary", "enroll", "-c", configuration)
     begin, end = "-----BEGIN CERTIFICATE REQUEST-----", "-----END CERTIFICATE REQUEST-----"
     (there.folder / "request.csr").write_text(asked[asked.index(begin):asked.index(end)] + end + "\n")
     there.sign(line.AGENT, "request.csr")
-    gateway.path("/root/answer.pem").write_text(there.pem(f"{line.AGENT}.pem"))
-    gateway.do("tributary", "enroll", "-c", configuration, "--certificate", "/root/answer.pem")
+    gateway.path("/srv/answer.pem").write_text(there.pem(f"{line.AGENT}.pem"))
+    gateway.do("tributary", "enroll", "-c", configuration, "--certificate", "/srv/answer.pem")
 
     print("== 5. The first Ack")
     line.until("the first Ack", 60, lambda: "connected and acknowledged" in gateway.do("tributary", "status", "-c", configuration))
@@ -120,7 +126,7 @@ def main(native, root, package):
     said(gateway.do("systemctl", "status", "tributary", check=False), "active (running)", "Status:")
 
     print("== 6. The archive")
-    gateway.do("tributary", "support", "-c", configuration, "--output", "/root/tributary-support.tar", check=False)
+    gateway.do("tributary", "support", "-c", configuration, "--output", "/srv/tributary-support.tar", check=False)
 
     print("== what only systemd shows")
     text = gateway.path(configuration).read_text()

@@ -134,10 +134,17 @@ impl Losses {
         self.carried.retain(|(seq, _)| !range.contains(seq));
     }
 
-    /// The batches of `range` will never arrive: what they carried is said again.
-    pub fn say_again(&mut self, range: &RangeInclusive<u64>) {
-        let again = self.carried.extract_if(.., |(seq, _)| range.contains(seq));
-        self.again.extend(again.map(|(_, loss)| loss));
+    /// The batches of `range` will never arrive: what they carried is said again. What was `published` may be at the centre
+    /// all the same, and stays as it was said.
+    pub fn say_again(&mut self, range: &RangeInclusive<u64>, published: u64) {
+        let again: Vec<_> = self.carried.extract_if(.., |(seq, _)| range.contains(seq)).collect();
+        for (seq, loss) in again {
+            if seq <= published {
+                self.again.push_back(loss);
+            } else {
+                self.add(loss);
+            }
+        }
     }
 
     /// A new epoch gives `carrier` seqs new numbers; what is not in the mapping is said again.
@@ -211,7 +218,7 @@ mod tests {
         losses.add_batches(Reason::SpoolFull, 7, &(4..=4), 10);
         assert_eq!(losses.carry(9, 1000).len(), 1, "neighbours are one loss");
         assert!(!losses.waiting());
-        losses.say_again(&(9..=9));
+        losses.say_again(&(9..=9), 9);
         // The centre may have it: what comes later does not grow it, nor after a restart.
         let mut losses = Losses::restore(&losses.save());
         losses.add_batches(Reason::SpoolFull, 7, &(5..=5), 10);
@@ -220,6 +227,16 @@ mod tests {
         assert_eq!(said, [(1, 4, 40), (5, 5, 10)]);
         losses.delivered(&(10..=12));
         assert!(losses.carry(13, 1000).is_empty());
+    }
+
+    #[test]
+    fn what_was_never_published_may_grow() {
+        let mut losses = Losses::default();
+        losses.add_span(Reason::Overrun, Whose::Group(1), Wall(10), Wall(10), 4);
+        losses.carry(9, 1000);
+        losses.say_again(&(9..=9), 8);
+        losses.add_span(Reason::Overrun, Whose::Group(1), Wall(20), Wall(30), 8);
+        assert_eq!(losses.carry(10, 1000).len(), 1);
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub const KEPT_REFUSED: usize = 1000;
 const IDLE_COMMITS: u32 = 16;
 /// A directory that can so often not be read while the rest of the disk can has gone bad; tries are seconds apart.
 const READ_TRIES: u32 = 5;
+/// How often each directory could not be read in a row.
+pub type Tries = BTreeMap<DirId, u32>;
 /// Backend and version of what is written here.
 const FORMAT: &str = "sled 3";
 
@@ -79,7 +81,7 @@ pub struct SledStore {
     /// Commits since somebody last read from `reading`.
     idle: u32,
     /// How often each directory could not be read in a row.
-    unreadable: BTreeMap<DirId, u32>,
+    unreadable: Tries,
     /// Bytes of each directory; only the active one's change.
     sizes: BTreeMap<DirId, u64>,
     /// Bytes and number of what is kept for the owner.
@@ -119,7 +121,7 @@ impl SledStore {
             active: None,
             reading: None,
             idle: 0,
-            unreadable: BTreeMap::new(),
+            unreadable: Tries::new(),
             sizes: BTreeMap::new(),
             kept: (0, 0),
             free: 0,
@@ -128,6 +130,19 @@ impl SledStore {
         };
         this.with_room(|this| check_format(&this.root))?;
         Ok(this)
+    }
+
+    /// Goes on counting where an earlier handle stood: a spot that has gone bad is known by many tries.
+    #[must_use]
+    pub fn after(mut self, earlier: Tries) -> Self {
+        self.unreadable = earlier;
+        self
+    }
+
+    /// Closes it; what a later handle may go on from.
+    #[must_use]
+    pub fn tries(self) -> Tries {
+        self.unreadable
     }
 
     /// Where the spool is.
@@ -174,21 +189,21 @@ impl SledStore {
                 Err(Fault::Full(_) | Fault::Broken(_)) => false,
                 rebuilt => rebuilt?,
             };
-            let old = if rebuilt { &built } else { &from };
-            if rebuilt {
-                disk::exchange(&built, &from)?;
-            }
-            if rebuilt && whole {
-                disk::delete(old)?;
-                tracing::warn!(dir = %from.display(), why, "spool: a directory did not open, and was written anew whole");
-            } else {
-                disk::delete(&to)?;
-                at(fs::rename(old, &to), "set aside", &from)?;
-                tracing::error!(dir = %from.display(), to = %to.display(), why, "spool: damaged directory set aside");
+            let exchanged = rebuilt && disk::exchange(&built, &from)?;
+            disk::delete(&to)?;
+            at(fs::rename(if exchanged { &built } else { &from }, &to), "set aside", &from)?;
+            if rebuilt && !exchanged {
+                at(fs::rename(&built, &from), "put back", &built)?;
             }
             disk::sync_dir(&disk::epoch_place(&self.root, id))?;
             disk::sync_dir(&self.root)?;
             disk::delete(&built)?;
+            if rebuilt && whole {
+                disk::delete(&to)?;
+                tracing::warn!(dir = %from.display(), why, "spool: a directory did not open, and was written anew whole");
+            } else {
+                tracing::error!(dir = %from.display(), to = %to.display(), why, "spool: damaged directory set aside");
+            }
             let _ = fs::remove_dir(disk::epoch_place(&self.root, id));
         }
         self.trim_kept(self.reserve.kept)?;
@@ -203,12 +218,15 @@ impl SledStore {
     fn open_whole(&mut self, id: DirId) -> Result<Database, Fault> {
         let path = disk::place(&self.root, id);
         // Before sled, which destroys what it does not understand.
-        let left = match Salvage::of(&path) {
-            Err(Fault::Unavailable(_)) if self.stays_unreadable(id) => Salvage::of_readable(&path)?,
-            left => left?,
+        let (left, bad_spot) = match Salvage::of(&path) {
+            Err(Fault::Unavailable(why)) if self.stays_unreadable(id) => (Salvage::of_readable(&path)?, Some(why)),
+            left => (left?, None),
         };
         let news = mark::begun(&path)? && !salvage::is_salvaged(&path);
-        let opened = if news && left.has_holes(id.first) {
+        let opened = if let Some(why) = bad_spot {
+            // sled reads a page when it is wanted: it might open, and fail at each later use.
+            Err(Fault::Broken(why))
+        } else if news && left.has_holes(id.first) {
             Err(Fault::Broken("something that was committed is not whole".into()))
         } else {
             self.with_room(|this| Database::open(&this.root, id)).and_then(|db| match news.then(|| db.check()) {
@@ -355,6 +373,16 @@ impl Store for SledStore {
             tracing::warn!(path = %path.display(), "spool: not ours, left alone");
         }
         for path in listing.leaving {
+            // What was to be set aside when the power went: without it nobody would know that something is missing.
+            if let Some(id) =
+                disk::leaving_path_id(&path).filter(|id| salvage::is_salvaged(&disk::place(&self.root, *id)))
+            {
+                let bad = disk::bad_place(&self.root, id);
+                if !bad.exists() && path.join("mark").exists() && fs::rename(&path, &bad).is_ok() {
+                    disk::sync_dir(&self.root)?;
+                    continue;
+                }
+            }
             if let Err(fault) = disk::delete(&path) {
                 tracing::warn!(?fault, "spool: a removal could not be finished");
             }

@@ -38,7 +38,7 @@ impl Spool {
             match how {
                 How::Delivered => losses.delivered(&range),
                 How::Lost(_) => {
-                    losses.say_again(&range);
+                    losses.say_again(&range, self.mark);
                     self.given_up = Some(self.given_up.map_or(*range.start(), |seq| seq.min(*range.start())));
                 }
             }

@@ -12,7 +12,7 @@ use super::{Agent, RunError};
 use crate::cli::BAD_CONFIGURATION;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::store::{Reserve, SledStore};
+use crate::store::{Reserve, SledStore, Tries};
 use crate::{field, machine, socket};
 
 /// How often a spool that cannot be opened is tried again.
@@ -98,17 +98,22 @@ pub async fn agent(
 /// Opens the spool, and waits for a disk that cannot be used: a restart would not mend it. Until then nothing is polled,
 /// for without the state record no reading has a name; the next start counts what was due.
 async fn open_spool(root: &Path, clock: SystemClock) -> Result<(SledStore, Recovered), StoreError> {
-    let (mut store, mut told) = (None, None);
+    let (mut tries, mut told) = (Tries::new(), None);
     loop {
-        let opened = store.take().map_or_else(|| SledStore::open(root, Reserve::default()), Ok);
-        let opened = opened.and_then(|opened| store.insert(opened).recover());
+        // Each time anew: what is held open would keep a disk from being mounted again.
+        let opened = SledStore::open(root, Reserve::default()).and_then(|store| {
+            let mut store = store.after(std::mem::take(&mut tries));
+            match store.recover() {
+                Ok(found) => Ok((store, found)),
+                Err(error) => {
+                    tries = store.tries();
+                    Err(error)
+                }
+            }
+        });
         let error = match opened {
             Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) => error,
-            Err(error) => return Err(error),
-            Ok(found) => match store.take() {
-                Some(store) => return Ok((store, found)),
-                None => continue,
-            },
+            opened => return opened,
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         if told.as_ref() != Some(&error) {

@@ -27,7 +27,7 @@ pub(super) enum Fault {
     Locked(String),
     /// No space or no inode.
     Full(String),
-    /// The disk failed; never taken for damage of the data.
+    /// The disk failed: no damage of the data, as long as it may come back.
     Unavailable(String),
     /// Written by another version.
     Foreign(String),
@@ -136,6 +136,13 @@ pub(super) fn bad_path_id(path: &Path) -> Option<DirId> {
     path.file_name().and_then(|name| bad_id(&name.to_string_lossy()))
 }
 
+/// Of which directory `x…` is the rest.
+pub(super) fn leaving_path_id(path: &Path) -> Option<DirId> {
+    let first = path.file_name()?.to_str()?.strip_prefix('x').and_then(hex)?;
+    let epoch = path.parent()?.file_name()?.to_str().and_then(hex)?;
+    Some(DirId { epoch, first })
+}
+
 /// Directories set aside, oldest first.
 pub(super) fn set_aside(root: &Path) -> Result<Vec<PathBuf>, Fault> {
     let mut found: Vec<_> =
@@ -215,19 +222,15 @@ pub(super) fn delete(path: &Path) -> Result<(), Fault> {
     }
 }
 
-/// Puts two directories in each other's place, at once where the file system can: whatever comes in between finds one of
-/// them there.
-pub(super) fn exchange(one: &Path, other: &Path) -> Result<(), Fault> {
+/// Puts two directories in each other's place, at once: whatever comes in between finds one of them there. `false` if the
+/// file system cannot.
+pub(super) fn exchange(one: &Path, other: &Path) -> Result<bool, Fault> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     use rustix::io::Errno;
-    let exchanged = match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            let between = one.with_extension("old");
-            fs::rename(other, &between).and_then(|()| fs::rename(one, other)).and_then(|()| fs::rename(&between, one))
-        }
-        exchanged => exchanged.map_err(io::Error::from),
-    };
-    at(exchanged, "put back", other)
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS) => Ok(false),
+        exchanged => at(exchanged.map_err(io::Error::from), "put back", other).map(|()| true),
+    }
 }
 
 /// Reserves space that can be given back when the disk is full. Where the file system cannot reserve, zeros are written.

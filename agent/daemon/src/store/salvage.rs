@@ -164,7 +164,9 @@ impl Salvage {
 
     /// Whether all that was committed into it, beginning with `first`, is here.
     pub(super) fn is_whole(&self, first: u64) -> bool {
-        self.mark.is_some() && !self.has_holes(first)
+        let Some(mark) = self.mark.filter(|_| !self.has_holes(first)) else { return false };
+        let (state, catalog) = self.state();
+        state.is_some() && catalog.is_some() && (first..=mark.last).all(|seq| self.record(seq).is_some())
     }
 
     /// Whether anything of it, beginning with `first`, is not whole though its commit was marked as ended. What is newer
