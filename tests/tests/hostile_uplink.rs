@@ -3,10 +3,10 @@
 //! Each agent polls a device that counts its polls. In the end every count is at the centre exactly once, the agent has
 //! broken no rule of the contract, and the law held in every status it published.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::task::{JoinSet, LocalSet};
 use tributary_tests::agent::{Agent, Configuration, SITE};
 use tributary_tests::evidence::{Fault as Wrong, Row, every_count_once};
 use tributary_tests::hostile_broker::{self, ConnectFault, HostileBroker};
@@ -124,21 +124,28 @@ impl Line {
     }
 }
 
-/// Runs all lines until each has its counts, stops the agents and judges them.
-async fn run(mut lines: Vec<Line>, publishes: u64) -> Result<(), Wrong> {
+/// Runs each line until it has its counts, stops its agent and judges it.
+async fn run(lines: Vec<Line>, publishes: u64) -> Result<(), Wrong> {
     let patience = PATIENCE + Duration::from_millis(200) * u32::try_from(publishes)?;
-    let mut open: BTreeSet<usize> = (0..lines.len()).collect();
-    eventually_or("every count of every agent", patience, async || {
-        open.retain(|line| lines[*line].has(publishes, COUNTS).is_err());
-        lines.iter_mut().for_each(|line| line.agent.assert_alive());
-        let missing: Vec<String> = open.iter().filter_map(|line| lines[*line].has(publishes, COUNTS).err()).collect();
-        if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
-    })
-    .await;
-    for line in &mut lines {
-        assert!(line.agent.stop().await.success(), "{}", line.name);
-        line.judge()?;
+    let (local, mut tasks) = (LocalSet::new(), JoinSet::new());
+    for mut line in lines {
+        let whole = async move {
+            eventually_or(&format!("every count of {}", line.name), patience, async || {
+                line.agent.assert_alive();
+                line.has(publishes, COUNTS)
+            })
+            .await;
+            assert!(line.agent.stop().await.success(), "{}", line.name);
+            line.judge()
+        };
+        tasks.spawn_local_on(whole, &local);
     }
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.expect("no line panics").expect("no line fails");
+        }
+    };
+    local.run_until(all).await;
     Ok(())
 }
 
