@@ -449,7 +449,7 @@ impl World {
         assert!(clean, "the last state record says that this was a clean stop");
         Report {
             entered: self.oracle.entered,
-            arrived: self.oracle.arrived(),
+            arrived: self.oracle.arrived,
             named: self.oracle.named_by_reason(),
             counted: ["counter.rollover", "counter.reset", "counter.rejected"]
                 .map(|code| self.oracle.counted.get(code).copied().unwrap_or(0)),

@@ -490,7 +490,7 @@ pub fn fits(sample: &Sample) -> bool {
 pub const TOO_LONG: Sample = Sample::bare(Status::TypeError);
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use tributary_proto::decode;
 
@@ -521,7 +521,11 @@ mod tests {
     }
 
     /// Readings of the drafts as a receiver decodes them: point, stamp, status.
-    fn decoded(batcher: &mut Batcher, drafts: &[Draft]) -> Vec<(u32, i64, u8)> {
+    pub(crate) fn decoded(
+        batcher: &mut Batcher,
+        drafts: &[Draft],
+        schema: &impl tributary_proto::catalog::Schema,
+    ) -> Vec<(u32, i64, u8)> {
         let mut readings = Vec::new();
         for draft in drafts {
             let (head, record) = batcher.record(draft, 1);
@@ -537,7 +541,7 @@ mod tests {
                 readings: head.readings,
             };
             let envelope = decode::open(&tributary_proto::encode::envelope(&header, &body)).expect("opens");
-            let batch = decode::decode(&envelope, &Schema).expect("decodes");
+            let batch = decode::decode(&envelope, schema).expect("decodes");
             for frame in &batch.frames {
                 for column in &frame.columns {
                     for (at, status) in frame.times.iter().zip(&column.statuses) {
@@ -568,10 +572,10 @@ mod tests {
         let drafts = batcher.seal(StampedBy::Agent, |_| (3, PointType::String));
         let good = 0;
         let expected = [(1, 0, good), (1, 1000, good), (1, 2000, good), (2, 0, good), (2, 1000, 16), (2, 2000, good)];
-        assert_eq!(decoded(&mut batcher, &drafts), expected);
+        assert_eq!(decoded(&mut batcher, &drafts, &Schema), expected);
         assert_eq!((drafts[0].readings, drafts[0].oldest), (6, Wall(0)));
         let drafts = batcher.seal(StampedBy::Source, |_| (3, PointType::String));
-        assert_eq!(decoded(&mut batcher, &drafts), [(3, 77, 0)]);
+        assert_eq!(decoded(&mut batcher, &drafts, &Schema), [(3, 77, 0)]);
         assert_eq!(batcher.held(), 0);
         assert!(batcher.seal(StampedBy::Agent, |_| (3, PointType::String)).is_empty(), "nothing is open");
     }
@@ -593,6 +597,6 @@ mod tests {
             let (_, record) = batcher.record(draft, 1);
             assert!(record.len() <= 600 + crate::store::RECORD_HEAD, "{}", record.len());
         }
-        assert_eq!(decoded(&mut batcher, &drafts).len(), 400);
+        assert_eq!(decoded(&mut batcher, &drafts, &Schema).len(), 400);
     }
 }

@@ -38,8 +38,8 @@ pub struct Losses {
     spans: BTreeMap<(i32, Whose), pb::Loss>,
     /// Whole batches, and what a crash took: one by one.
     queue: VecDeque<pb::Loss>,
-    /// Said in a batch that will not arrive, or did and was not acknowledged: these stay as they were said, so that the
-    /// centre knows them again.
+    /// Said in a batch that was published, and will not be again. The centre may have it all the same (rule 9): these stay
+    /// as they were said, so that there a loss that comes twice is the same in all but the batch that carries it.
     again: VecDeque<pb::Loss>,
     /// On their way, with the seq of the batch that carries them.
     carried: Vec<(u64, pb::Loss)>,

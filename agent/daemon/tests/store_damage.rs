@@ -185,6 +185,24 @@ fn damage_costs_its_own_directory_at_most() {
     }
 }
 
+/// The power goes between the exchange of a damaged directory for what was salvaged and its setting aside: the next start
+/// sets it aside, for else nobody would know that the newest state record may be missing.
+#[test]
+fn what_was_salvaged_stays_known_after_a_crash() {
+    let root = TempDir::new().expect("a directory");
+    fill(root.path());
+    let (there, leaving) = (place(root.path(), 81), place(root.path(), 81).with_file_name(format!("x{:016x}", 81)));
+    copy(&there, &leaving);
+    assert_eq!(open(root.path()).recover().expect("starts").set_aside, [], "one that is whole leaves nothing behind");
+    assert!(!leaving.exists());
+    copy(&there, &leaving);
+    fs::write(there.join("salvaged"), []).expect("writes");
+    for _ in 0..2 {
+        assert_eq!(open(root.path()).recover().expect("starts").set_aside, [dir(81)]);
+        assert!(!leaving.exists());
+    }
+}
+
 #[test]
 fn a_spool_of_nothing_but_zeros_starts() {
     let root = TempDir::new().expect("a directory");

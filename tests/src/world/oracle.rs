@@ -70,7 +70,7 @@ pub(super) struct Oracle {
     /// Readings that must arrive or be named; those that may.
     pub(super) required: HashMap<Key, u32>,
     pub(super) optional: HashMap<Key, u32>,
-    arrived: u64,
+    pub(super) arrived: u64,
     pub(super) summaries: HashMap<(usize, String, i64), u32>,
     /// Readings of each point that losses name by group or point.
     named: Vec<u64>,
@@ -79,6 +79,7 @@ pub(super) struct Oracle {
     /// Readings that losses name by seqs, and the batches.
     named_batches: u64,
     lost_batches: HashSet<(u64, u64)>,
+    said: HashSet<pb::Loss>,
     by_reason: BTreeMap<i32, u64>,
     /// Polls of each point that were due while the agent was down.
     pub(super) down_due: Vec<u64>,
@@ -119,6 +120,7 @@ impl Oracle {
             named_summaries: 0,
             named_batches: 0,
             lost_batches: HashSet::new(),
+            said: HashSet::new(),
             by_reason: BTreeMap::new(),
             down_due: vec![0; count],
             slack: vec![0; count],
@@ -298,7 +300,9 @@ impl Oracle {
             }
             self.arrived += 1;
         }
-        for loss in &delivery.batch.losses {
+        // One that is said again is the same in all but the batch that carries it; without seqs and span it has no name.
+        let named = |loss: &&pb::Loss| loss.first_seq > 0 || loss.from_ms != 0;
+        for loss in delivery.batch.losses.iter().filter(|loss| !named(loss) || self.said.insert(**loss)) {
             assert!(loss.readings > 0 || loss.first_seq > 0, "an empty loss: {loss:?}");
             *self.by_reason.entry(loss.reason).or_default() += loss.readings;
             if loss.first_seq > 0 {
@@ -466,10 +470,6 @@ impl Oracle {
     /// After a roll-back numbers may be given again.
     pub(super) fn forget_bodies(&mut self) {
         self.bodies.values_mut().for_each(|body| *body = None);
-    }
-
-    pub(super) fn arrived(&self) -> u64 {
-        self.arrived
     }
 
     pub(super) fn named_by_reason(&self) -> [u64; 8] {

@@ -178,6 +178,7 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
+    use alloc::collections::VecDeque;
     use alloc::string::String;
     use alloc::vec;
     use core::time::Duration;
@@ -190,6 +191,7 @@ mod tests {
     use super::*;
     use crate::filter::tests::point;
     use crate::intake::Books;
+    use crate::intake::windows::tests::summaries;
     use crate::ledger::Ledger;
     use crate::losses::Losses;
     use crate::model::{Deadband as Band, Device, Model, Request};
@@ -329,13 +331,15 @@ mod tests {
         let (mut ledger, mut losses) = (Ledger::default(), Losses::default());
         let mut intake = Intake::new(&model, &mut catalog, &mut batcher, Mono::ZERO, Wall(0)).expect("a model");
         let mut seen = Vec::new();
-        for (second, value, factor) in [(1, 5, 0), (2, 6, 0), (12, 7, 0), (13, 1, 1), (22, 2, 1)] {
+        let mut polls = VecDeque::from([(1, 5, 0), (2, 6, 0), (12, 7, 0), (13, 1, 1), (22, 2, 1)]);
+        for second in 0..=30 {
             let (now, wall) = (Mono::ZERO + Duration::from_secs(second), Wall(second as i64 * 1_000));
-            let samples = [value, factor].map(Sample::good).to_vec();
-            let poll = Poll { request: 0, at: wall, outcome: Outcome::Samples(samples) };
             let books =
                 Books { ledger: &mut ledger, losses: &mut losses, batcher: &mut batcher, overrun: Reason::Overrun };
             intake.close_windows(now, wall, true, books);
+            let Some((_, value, factor)) = polls.pop_front_if(|poll| poll.0 == second) else { continue };
+            let samples = [value, factor].map(Sample::good).to_vec();
+            let poll = Poll { request: 0, at: wall, outcome: Outcome::Samples(samples) };
             intake.handle_factors(&poll, &mut catalog, &mut batcher, now, wall);
             let books =
                 Books { ledger: &mut ledger, losses: &mut losses, batcher: &mut batcher, overrun: Reason::Overrun };
@@ -344,7 +348,18 @@ mod tests {
         }
         assert_eq!(seen, [1, 2, 1, 2, 1], "each is in exactly one window");
         catalog.close();
-        let ids: Vec<i32> = entries(&catalog).iter().filter(|e| e.statistic == "max").map(|e| e.exponent).collect();
-        assert_eq!(ids, [0, 1], "one an exponent, and the same meaning is the same id");
+        let entries = entries(&catalog);
+        let ids: Vec<(u32, i32)> =
+            entries.iter().filter(|e| e.statistic == "max").map(|e| (e.id, e.exponent)).collect();
+        assert_eq!(
+            ids.iter().map(|id| id.1).collect::<Vec<_>>(),
+            [0, 1],
+            "one an exponent, and the same meaning is the same id"
+        );
+        let said = summaries(&intake, &catalog, &mut batcher);
+        let said: Vec<_> = said.iter().map(|(id, at, status)| (*id == ids[1].0, *at, *status)).collect();
+        let (partial, good) = (Status::Partial as u8, Status::Good as u8);
+        let expected = [(false, 0, partial), (false, 10_000, partial), (true, 10_000, partial), (true, 20_000, good)];
+        assert_eq!(said, expected, "the first began late, the second ended early, its other half began late");
     }
 }

@@ -160,17 +160,15 @@ impl Check<'_, '_> {
         let own = chain.as_deref().and_then(<[_]>::first).and_then(Certificate::read);
         let now = u64::try_from(SystemClock::new().wall().0 / 1000).unwrap_or(0);
         let Some(own) = own else { return };
-        let name = &own.subject;
-        let help = "`tributary enroll` asks for a new one; the running agent takes it";
-        if now > own.not_after {
-            self.warning("uplink.cert", format!("the certificate {name} expired on {}", own.last_day()), help);
+        if own.is_due(now) {
+            self.warning(
+                "uplink.cert",
+                own.ends(now),
+                "`tributary enroll` asks for a new one; the running agent takes it",
+            );
         } else if now < own.not_before {
-            let message = format!("the certificate {name} is not valid before {}", own.first_day());
+            let message = format!("the certificate {} is not valid before {}", own.subject, own.first_day());
             self.warning("uplink.cert", message, "look at this machine's clock");
-        } else if own.is_due(now) {
-            let message =
-                format!("the certificate {name} has a third of its life left, or less: until {}", own.last_day());
-            self.warning("uplink.cert", message, help);
         }
     }
 

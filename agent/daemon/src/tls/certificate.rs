@@ -72,6 +72,13 @@ impl Certificate {
         self.not_after.saturating_sub(now) <= life / 3
     }
 
+    /// Whose ends when, or did, in words.
+    #[must_use]
+    pub fn ends(&self, now: u64) -> String {
+        let verb = if now > self.not_after { "expired" } else { "expires" };
+        format!("the certificate {} {verb} on {}", self.subject, self.last_day())
+    }
+
     /// Its last day, as in `2026-11-30`.
     #[must_use]
     pub fn last_day(&self) -> String {

@@ -138,13 +138,11 @@ impl Trust {
         if let Some(certificate) = certificate {
             let now = secs(wall);
             let (due, expired) = (certificate.is_due(now), now > certificate.not_after);
-            let told =
-                |what: &str| format!("the certificate {} {what} on {}", certificate.subject, certificate.last_day());
             if due && !expired && !self.said.0 {
-                news.push(News::Due(told("expires")));
+                news.push(News::Due(certificate.ends(now)));
             }
             if expired && !self.said.1 {
-                news.push(News::Expired(told("expired")));
+                news.push(News::Expired(certificate.ends(now)));
             }
             self.said = (due, expired);
         }
