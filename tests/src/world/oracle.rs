@@ -79,7 +79,7 @@ pub(super) struct Oracle {
     /// Readings that losses name by seqs, and the batches.
     named_batches: u64,
     lost_batches: HashSet<(u64, u64)>,
-    said: HashSet<pb::Loss>,
+    said: HashMap<pb::Loss, (u64, u64)>, // in the last batch that said it
     by_reason: BTreeMap<i32, u64>,
     /// Polls of each point that were due while the agent was down.
     pub(super) down_due: Vec<u64>,
@@ -120,7 +120,7 @@ impl Oracle {
             named_summaries: 0,
             named_batches: 0,
             lost_batches: HashSet::new(),
-            said: HashSet::new(),
+            said: HashMap::new(),
             by_reason: BTreeMap::new(),
             down_due: vec![0; count],
             slack: vec![0; count],
@@ -235,20 +235,12 @@ impl Oracle {
 
     /// A reading that was in memory alone is gone, and no rule asks for its trace.
     pub(super) fn strike(&mut self, key: &Key) {
-        let count = self.required.get_mut(key).unwrap_or_else(|| panic!("{key:?} is struck and has arrived"));
-        *count -= 1;
-        if *count == 0 {
-            self.required.remove(key);
-        }
+        assert!(take(&mut self.required, key), "{key:?} is struck and has arrived");
     }
 
     /// A reading may be there or not: its message comes again. It may have arrived already.
     pub(super) fn excuse(&mut self, key: &Key) {
-        if let Some(count) = self.required.get_mut(key) {
-            *count -= 1;
-            if *count == 0 {
-                self.required.remove(key);
-            }
+        if take(&mut self.required, key) {
             *self.optional.entry(key.clone()).or_default() += 1;
         }
     }
@@ -291,24 +283,23 @@ impl Oracle {
             let (status, seen) = self.judge(index, reading.at_ms, reading.status, seen, named);
             let key = (index, reading.at_ms, status, seen);
             let book = if self.required.contains_key(&key) { &mut self.required } else { &mut self.optional };
-            let Some(count) = book.get_mut(&key) else {
-                panic!("invented or doubled: {key:?} in {} of {:x}", delivery.seq, delivery.epoch)
-            };
-            *count -= 1;
-            if *count == 0 {
-                book.remove(&key);
-            }
+            assert!(take(book, &key), "invented or doubled: {key:?} in {} of {:x}", delivery.seq, delivery.epoch);
             self.arrived += 1;
         }
-        // One that is said again is the same in all but the batch that carries it; without seqs and span it has no name.
-        let named = |loss: &&pb::Loss| loss.first_seq > 0 || loss.from_ms != 0;
-        for loss in delivery.batch.losses.iter().filter(|loss| !named(loss) || self.said.insert(**loss)) {
+        for loss in delivery.batch.losses.iter().filter(|loss| loss.first_seq > 0) {
+            self.lost_batches.extend((loss.first_seq..=loss.last_seq).map(|seq| (loss.epoch, seq)));
+        }
+        for loss in &delivery.batch.losses {
+            // A batch that was given up may have arrived: its losses come again in another, and count once.
+            let before = self.said.insert(*loss, (delivery.epoch, delivery.seq));
+            if before.is_some_and(|batch| self.lost_batches.contains(&batch)) {
+                continue;
+            }
             assert!(loss.readings > 0 || loss.first_seq > 0, "an empty loss: {loss:?}");
             *self.by_reason.entry(loss.reason).or_default() += loss.readings;
             if loss.first_seq > 0 {
                 assert_ne!(loss.epoch, 0, "a loss of seqs names their epoch: {loss:?}");
                 self.named_batches += loss.readings;
-                self.lost_batches.extend((loss.first_seq..=loss.last_seq).map(|seq| (loss.epoch, seq)));
             } else if let Some(points) = delivery.catalog.group(loss.group) {
                 let width = points.len() as u64;
                 assert_eq!(loss.readings % width, 0, "whole rows are lost: {loss:?} of {width} points");
@@ -441,13 +432,11 @@ impl Oracle {
             unexplained += left;
         }
         let others = self.named_batches + self.named_nobody;
-        if exact {
-            assert!(
-                unexplained <= others,
-                "{unexplained} readings are missing without a word; losses of batches and events name {others}: {:?}",
-                self.required.iter().take(5).collect::<Vec<_>>()
-            );
-        }
+        assert!(
+            !exact || unexplained <= others,
+            "{unexplained} readings are missing without a word; losses of batches and events name {others}: {:?}",
+            self.required.iter().take(5).collect::<Vec<_>>()
+        );
         let received = self.readings.get(&epoch).copied().unwrap_or(0);
         if whole {
             assert!(ledger.delivered <= received, "{} delivered, {received} received", ledger.delivered);
@@ -475,6 +464,16 @@ impl Oracle {
     pub(super) fn named_by_reason(&self) -> [u64; 8] {
         std::array::from_fn(|reason| self.by_reason.get(&(reason as i32)).copied().unwrap_or(0))
     }
+}
+
+/// One less of them; whether there was one.
+fn take(book: &mut HashMap<Key, u32>, key: &Key) -> bool {
+    let Some(count) = book.get_mut(key) else { return false };
+    *count -= 1;
+    if *count == 0 {
+        book.remove(key);
+    }
+    true
 }
 
 fn mark(point: &Point, sample: &mut Sample) {
