@@ -33,7 +33,7 @@ fn check_names_faults_on_stderr_and_ends_with_78() {
     assert_eq!(output.status.code(), Some(78));
     assert!(output.stdout.is_empty());
     let error = text(&output.stderr);
-    assert!(error.contains("[tests/config/cases/unit-zero.toml:13:11]"), "{error}");
+    assert!(error.contains(" --> tests/config/cases/unit-zero.toml:13:11\n"), "{error}");
     assert!(error.ends_with("unit-zero.toml: 1 error\n"), "{error}");
 }
 

@@ -2,26 +2,30 @@
 //!
 //! One [`Diagnostic`] a fault. It carries the place as file, line, column and key, and the text of the source line, so
 //! that it can be shown long after the file was closed. `check --json` prints the six public fields and nothing else;
-//! people get what miette makes of it: the line with the fault underlined by its key, and the help. A terminal gets
-//! colours and drawn lines; a file, a pipe, a terminal that wants no colours and every test get plain ASCII.
+//! people get what a compiler would tell them, in colours if a terminal wants any:
 //!
-//! Limits: messages are wrapped at [`WIDTH`] columns, and as much of a source line is shown; a [`Report`] keeps [`MOST`]
-//! errors and counts the rest.
+//! ```text
+//! error: baud is not a rate
+//!   --> agent.toml:12:8
+//!    |
+//! 12 | baud = "fast"
+//!    |        ^^^^^^ bus[0].baud
+//!    = help: try 9600
+//! ```
+//!
+//! Drawn here, for it is one line of source and one mark: the library before drew whole files, and was 0.13 MB
+//! of the binary.
+//!
+//! Limits: of a source line a window of 108 characters is shown; a [`Report`] keeps [`MOST`] errors and counts the rest.
 
 use std::fmt;
 use std::io::IsTerminal;
 use std::ops::Range;
 
-use miette::{
-    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, Severity, SourceCode,
-    SourceSpan, SpanContents,
-};
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
-/// Columns that a report takes at most, but for words and paths that are longer.
-const WIDTH: usize = 120;
-
-/// Longest part of a source line that is shown, in characters: what of [`WIDTH`] the margin leaves.
+/// Longest part of a source line that is shown, in characters.
 const SHOWN: usize = 108;
 
 /// Most errors a report keeps; after as many a person begins at the top anyway.
@@ -106,93 +110,46 @@ enum Kind {
     Warning,
 }
 
-/// How a report is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// ASCII without colours, for files, pipes, logs.
-    Plain,
-    /// Coloured, with drawn lines.
-    Coloured,
+/// Colours of a terminal.
+struct Look {
+    error: &'static str,
+    warning: &'static str,
+    margin: &'static str,
+    end: &'static str,
 }
+
+/// For files, pipes, logs.
+const PLAIN: Look = Look { error: "", warning: "", margin: "", end: "" };
+
+/// Bold red, yellow and blue.
+const COLOURED: Look = Look { error: "\x1b[1;31m", warning: "\x1b[1;33m", margin: "\x1b[1;34m", end: "\x1b[0m" };
 
 impl Look {
     /// Draws one fault: the message, the place, the source line with the fault underlined, the help.
-    fn draw(self, kind: Kind, diagnostic: &Diagnostic, out: &mut impl fmt::Write) -> fmt::Result {
-        let mut theme = match self {
-            Self::Plain => GraphicalTheme::none(),
-            Self::Coloured => GraphicalTheme::unicode(),
+    fn draw(&self, kind: Kind, diagnostic: &Diagnostic, out: &mut impl fmt::Write) -> fmt::Result {
+        let Self { margin, end, .. } = self;
+        let Diagnostic { file, line, column, key, message, help, .. } = diagnostic;
+        let (colour, name) = match kind {
+            Kind::Error => (self.error, "error"),
+            Kind::Warning => (self.warning, "warning"),
         };
-        theme.characters.error = "error:".into();
-        theme.characters.warning = "warning:".into();
-        let handler = GraphicalReportHandler::new_themed(theme)
-            .with_width(WIDTH)
-            .with_break_words(false)
-            .without_syntax_highlighting();
-        let (shown, fault) = diagnostic.excerpt();
-        handler.render_report(out, &Drawn { kind, diagnostic, shown: &shown, fault })
-    }
-}
-
-/// A fault as miette asks for it. Its only source line is the one at fault: the rest of the file is closed by now.
-#[derive(Debug)]
-struct Drawn<'d> {
-    kind: Kind,
-    diagnostic: &'d Diagnostic,
-    shown: &'d str,
-    fault: Range<usize>,
-}
-
-impl fmt::Display for Drawn<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.diagnostic.message)
-    }
-}
-
-impl std::error::Error for Drawn<'_> {}
-
-impl miette::Diagnostic for Drawn<'_> {
-    /// The place, where no source line tells it.
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        let Diagnostic { file, line, column, key, text, .. } = self.diagnostic;
-        let key = if key.is_empty() { String::new() } else { format!(" ({key})") };
-        text.is_empty().then(|| Box::new(format!("{file}:{line}:{column}{key}")) as _)
-    }
-
-    fn severity(&self) -> Option<Severity> {
-        Some(match self.kind {
-            Kind::Error => Severity::Error,
-            Kind::Warning => Severity::Warning,
-        })
-    }
-
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        (!self.diagnostic.help.is_empty()).then(|| Box::new(&self.diagnostic.help) as _)
-    }
-
-    fn source_code(&self) -> Option<&dyn SourceCode> {
-        (!self.diagnostic.text.is_empty()).then_some(self)
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let key = (!self.diagnostic.key.is_empty()).then(|| self.diagnostic.key.clone());
-        let label = LabeledSpan::new_primary_with_span(key, self.fault.clone());
-        (!self.diagnostic.text.is_empty()).then(|| Box::new(std::iter::once(label)) as _)
-    }
-}
-
-impl SourceCode for Drawn<'_> {
-    fn read_span<'a>(
-        &'a self,
-        _: &SourceSpan,
-        before: usize,
-        after: usize,
-    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        // Asked without lines around it, it is the place for the head line that is wanted.
-        let column = if before + after == 0 { self.diagnostic.column.saturating_sub(1) } else { 0 };
-        let line = self.diagnostic.line.saturating_sub(1);
-        let whole = SourceSpan::from(0..self.shown.len());
-        let name = self.diagnostic.file.clone();
-        Ok(Box::new(MietteSpanContents::new_named(name, self.shown.as_bytes(), whole, line, column, 1)))
+        writeln!(out, "{colour}{name}{end}: {message}")?;
+        let gap = " ".repeat(line.to_string().len());
+        write!(out, "{gap}{margin}-->{end} {file}:{line}:{column}")?;
+        if diagnostic.text.is_empty() {
+            let key = if key.is_empty() { String::new() } else { format!(" ({key})") };
+            writeln!(out, "{key}")?;
+        } else {
+            let (shown, fault) = diagnostic.excerpt();
+            let (before, under) = (shown[..fault.start].width(), shown[fault].width().max(1));
+            let mark = format!("{}{colour}{} {key}", " ".repeat(before), "^".repeat(under));
+            writeln!(out, "\n{gap} {margin}|{end}\n{margin}{line} |{end} {shown}")?;
+            writeln!(out, "{gap} {margin}|{end} {}{end}", mark.trim_end())?;
+        }
+        if !help.is_empty() {
+            writeln!(out, "{gap} {margin}={end} help: {help}")?;
+        }
+        Ok(())
     }
 }
 
@@ -259,18 +216,18 @@ impl Report {
     /// Prints it on stderr, coloured if that is a terminal and `NO_COLOR` is not set (no-color.org).
     pub fn tell(&self) {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let look = if wanted && std::io::stderr().is_terminal() { Look::Coloured } else { Look::Plain };
-        eprint!("{}", self.draw(look));
+        let look = if wanted && std::io::stderr().is_terminal() { COLOURED } else { PLAIN };
+        eprint!("{}", self.draw(&look));
     }
 
     /// All of it in plain text.
     #[must_use]
     pub fn render(&self) -> String {
-        self.draw(Look::Plain)
+        self.draw(&PLAIN)
     }
 
     /// Errors last, where the eye is.
-    fn draw(&self, look: Look) -> String {
+    fn draw(&self, look: &Look) -> String {
         let mut out = String::new();
         let warnings = self.warnings.iter().map(|warning| (Kind::Warning, warning));
         for (kind, diagnostic) in warnings.chain(self.errors.iter().map(|error| (Kind::Error, error))) {
@@ -289,7 +246,7 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn drawn(fault: &Diagnostic, look: Look) -> String {
+    fn drawn(fault: &Diagnostic, look: &Look) -> String {
         let mut out = String::new();
         look.draw(Kind::Error, fault, &mut out).expect("a string takes everything");
         out
@@ -308,29 +265,34 @@ mod tests {
             width: 6,
             of_shape: false,
         };
-        let plain = drawn(&fault, Look::Plain);
         assert_eq!(
-            plain,
-            "  error: baud is not a rate\n    ,-[agent.toml:12:8]\n 12 | baud = \"fast\"\n    :        ^^^|^^\n    :           `-- bus[0].baud\n    `----\n  help: try 9600\n"
+            drawn(&fault, &PLAIN),
+            "error: baud is not a rate\n  --> agent.toml:12:8\n   |\n12 | baud = \"fast\"\n   |        ^^^^^^ bus[0].baud\n   = help: try 9600\n"
         );
-        let coloured = drawn(&fault, Look::Coloured);
-        assert!(coloured.contains("\x1b[31m") && coloured.contains('│'), "{coloured}");
+        let coloured = drawn(&fault, &COLOURED);
+        assert!(coloured.contains("\x1b[1;31m^^^^^^ bus[0].baud\x1b[0m\n"), "{coloured:?}");
+    }
+
+    #[test]
+    fn the_mark_is_under_the_fault_behind_wide_characters() {
+        let mut fault = Diagnostic::of_file("a", "m", "");
+        (fault.column, fault.width, fault.text) = (16, 6, "{ name = \"温度\", adress = 3 }".into());
+        let out = drawn(&fault, &PLAIN);
+        assert!(out.ends_with("1 | { name = \"温度\", adress = 3 }\n  |                  ^^^^^^\n"), "{out}");
     }
 
     #[test]
     fn places_outside_the_line_do_not_panic() {
         let mut fault = Diagnostic::of_file("a", "m", "");
-        assert!(drawn(&fault, Look::Plain).contains("a:1:1"));
+        assert!(drawn(&fault, &PLAIN).contains("a:1:1"));
         let long = "y".repeat(900);
         for (column, width, text) in
             [(1, 0, "x"), (500, 9, "x"), (3, usize::MAX, "ab"), (400, 4, &long), (0, 1, "\t\u{85}é"), (2, 1, "  ")]
         {
             (fault.column, fault.width, fault.text) = (column, width, text.to_owned());
-            for look in [Look::Plain, Look::Coloured] {
-                let out = drawn(&fault, look);
-                assert!(out.contains(&format!("a:1:{}", column.max(1))), "{out}");
-                assert!(out.lines().all(|line| look == Look::Coloured || line.chars().count() <= WIDTH), "{out}");
-            }
+            let out = drawn(&fault, &PLAIN);
+            assert!(out.contains(&format!("a:1:{column}")), "{out}");
+            assert!(out.lines().all(|line| line.chars().count() <= SHOWN + 4), "{out}");
         }
     }
 }
