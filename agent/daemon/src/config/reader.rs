@@ -11,11 +11,11 @@ use std::fmt::Display;
 use std::ops::Range;
 
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer, MapAccess, SeqAccess,
-    Unexpected, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::de::{DeString, DeValue};
 
 /// What does not fit, and where.
 #[derive(Debug, thiserror::Error)]
@@ -84,56 +84,100 @@ struct Reader<'v, 'p> {
 }
 
 /// A value as a visitor takes it.
-enum Plain<'v> {
+enum Plain<'v, 'p> {
     Text(&'v str),
     Signed(i64),
     Unsigned(u64),
     Real(f64),
     Truth(bool),
-    List(&'v [Spanned<DeValue<'v>>]),
-    Table(&'v DeTable<'v>),
+    List(Elements<'v, 'p>),
+    Table(Entries<'v, 'p>),
     Other(String),
 }
 
-#[inline(never)]
-fn plain<'v>(value: &'v DeValue<'v>) -> Plain<'v> {
-    match value {
-        DeValue::String(text) => Plain::Text(text),
-        DeValue::Integer(written) => {
-            let (digits, radix) = (written.as_str(), written.radix());
-            match (i64::from_str_radix(digits, radix), u64::from_str_radix(digits, radix)) {
-                (Ok(number), _) => Plain::Signed(number),
-                (Err(_), Ok(number)) => Plain::Unsigned(number),
-                (Err(_), Err(_)) => Plain::Other(format!("integer `{digits}`")),
+impl Plain<'_, '_> {
+    #[cold]
+    fn misfit(&self, wanted: &dyn Expected) -> Misfit {
+        let found = match self {
+            Self::Text(text) => Unexpected::Str(text),
+            Self::Signed(number) => Unexpected::Signed(*number),
+            Self::Unsigned(number) => Unexpected::Unsigned(*number),
+            Self::Real(number) => Unexpected::Float(*number),
+            Self::Truth(truth) => Unexpected::Bool(*truth),
+            Self::List(_) => Unexpected::Seq,
+            Self::Table(_) => Unexpected::Map,
+            Self::Other(what) => Unexpected::Other(what),
+        };
+        Misfit::invalid_type(found, wanted)
+    }
+}
+
+impl<'v, 'p> Reader<'v, 'p> {
+    #[inline(never)]
+    fn plain(self) -> Plain<'v, 'p> {
+        match self.value.get_ref() {
+            DeValue::String(text) => Plain::Text(text),
+            DeValue::Integer(written) => {
+                let (digits, radix) = (written.as_str(), written.radix());
+                match (i64::from_str_radix(digits, radix), u64::from_str_radix(digits, radix)) {
+                    (Ok(number), _) => Plain::Signed(number),
+                    (Err(_), Ok(number)) => Plain::Unsigned(number),
+                    (Err(_), Err(_)) => Plain::Other(format!("integer `{digits}`")),
+                }
+            }
+            DeValue::Float(written) => match written.as_str().parse::<f64>() {
+                Ok(number) if number.is_finite() || written.as_str().contains("inf") || number.is_nan() => {
+                    Plain::Real(number)
+                }
+                _ => Plain::Other(format!("floating point `{}`", written.as_str())),
+            },
+            DeValue::Boolean(truth) => Plain::Truth(*truth),
+            DeValue::Datetime(_) => Plain::Other("a date or time".into()),
+            DeValue::Array(list) => Plain::List(Elements { list, next: 0, path: self.path }),
+            DeValue::Table(table) => Plain::Table(Entries { entries: table.iter(), value: None, path: self.path }),
+        }
+    }
+}
+
+/// Methods that take these kinds of value, and no other: a visitor's ways for others are not even built.
+macro_rules! take {
+    (@ $method:ident { $($kind:ident by $visit:ident),+ }) => {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+            match self.plain() {
+                $(Plain::$kind(value) => visitor.$visit(value),)+
+                other => Err(other.misfit(&visitor)),
             }
         }
-        DeValue::Float(written) => match written.as_str().parse::<f64>() {
-            Ok(number) if number.is_finite() || written.as_str().contains("inf") || number.is_nan() => {
-                Plain::Real(number)
-            }
-            _ => Plain::Other(format!("floating point `{}`", written.as_str())),
-        },
-        DeValue::Boolean(truth) => Plain::Truth(*truth),
-        DeValue::Datetime(_) => Plain::Other("a date or time".into()),
-        DeValue::Array(list) => Plain::List(list),
-        DeValue::Table(table) => Plain::Table(table),
-    }
+    };
+    ($($method:ident)+: $ways:tt) => { $(take! { @ $method $ways })+ };
 }
 
 impl<'de> Deserializer<'de> for Reader<'_, '_> {
     type Error = Misfit;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
-        match plain(self.value.get_ref()) {
-            Plain::Text(text) => visitor.visit_str(text),
-            Plain::Signed(number) => visitor.visit_i64(number),
-            Plain::Unsigned(number) => visitor.visit_u64(number),
-            Plain::Real(number) => visitor.visit_f64(number),
-            Plain::Truth(truth) => visitor.visit_bool(truth),
-            Plain::List(list) => visitor.visit_seq(Elements { list, next: 0, path: self.path }),
-            Plain::Table(table) => visitor.visit_map(Entries { entries: table.iter(), value: None, path: self.path }),
-            Plain::Other(what) => Err(Misfit::invalid_type(Unexpected::Other(&what), &visitor)),
+    take! { deserialize_bool: { Truth by visit_bool } }
+    take! {
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64: { Signed by visit_i64, Unsigned by visit_u64 }
+    }
+    take! { deserialize_f32 deserialize_f64: { Signed by visit_i64, Unsigned by visit_u64, Real by visit_f64 } }
+    take! { deserialize_char deserialize_str deserialize_string: { Text by visit_str } }
+    take! { deserialize_seq: { List by visit_seq } }
+    take! { deserialize_map: { Table by visit_map } }
+    take! {
+        deserialize_any: {
+            Text by visit_str, Signed by visit_i64, Unsigned by visit_u64, Real by visit_f64, Truth by visit_bool,
+            List by visit_seq, Table by visit_map
         }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        self.deserialize_map(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
@@ -156,10 +200,7 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
         }
     }
 
-    serde::forward_to_deserialize_any! {
-        bool u8 u16 u32 u64 i8 i16 i32 i64 f32 f64 char str string seq bytes byte_buf map unit ignored_any unit_struct
-        tuple_struct tuple identifier struct
-    }
+    serde::forward_to_deserialize_any! { bytes byte_buf unit ignored_any unit_struct tuple_struct tuple identifier }
 }
 
 struct Elements<'v, 'p> {
@@ -182,13 +223,13 @@ impl<'de> SeqAccess<'de> for Elements<'_, '_> {
 
 type Entry<'v> = (&'v Spanned<DeString<'v>>, &'v Spanned<DeValue<'v>>);
 
-struct Entries<'v, 'p, I: Iterator<Item = Entry<'v>>> {
-    entries: I,
+struct Entries<'v, 'p> {
+    entries: toml::map::Iter<'v, Spanned<DeString<'v>>, Spanned<DeValue<'v>>>,
     value: Option<Entry<'v>>,
     path: &'p Path<'p>,
 }
 
-impl<'de, 'v, I: Iterator<Item = Entry<'v>>> MapAccess<'de> for Entries<'v, '_, I> {
+impl<'de> MapAccess<'de> for Entries<'_, '_> {
     type Error = Misfit;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Misfit> {
