@@ -139,7 +139,7 @@ impl Forecast {
             let longest = mine.iter().map(|ask| ask.time).min().unwrap_or_default();
             deaths.push(timeout.saturating_sub(longest) * waits);
         }
-        deaths.sort_unstable_by(|a, b| b.cmp(a));
+        crate::sort(&mut deaths, |a, b| b.cmp(a));
         let load = |asks: &[Ask]| asks.iter().map(|ask| ask.time.as_secs_f64() / ask.period.as_secs_f64()).sum::<f64>();
         let utilisation = load(&requests);
         let cycle = requests.iter().map(|ask| ask.time).sum();
@@ -218,7 +218,7 @@ fn ask(spec: &BusSpec, device: &BusDevice, id: u32, request: &Request) -> Ask {
 /// Periods that cannot be kept, if something beside the schedule takes `extra` of each.
 fn misses(asks: &[Ask], extra: Duration) -> Vec<Miss> {
     let mut periods: Vec<Duration> = asks.iter().map(|ask| ask.period).collect();
-    periods.sort_unstable();
+    crate::sort(&mut periods, Ord::cmp);
     periods.dedup();
     let mut misses = Vec::new();
     for period in periods {

@@ -11,7 +11,6 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 
 use crate::modbus::config::{Caps, ModbusPoint, Slice};
 use crate::modbus::register::{Order, RegisterType, Table};
@@ -56,7 +55,8 @@ pub fn plan(points: &[ModbusPoint], caps: Caps) -> Vec<Request> {
     let mut requests = Vec::new();
     for ((table, period_ms), mut members) in groups {
         // Descending, so that the lowest address is at the end, where it is cheap to take away.
-        members.sort_by_key(|(index, point)| Reverse((point.address, point.ty.width(), *index)));
+        let key = |(index, point): &(u32, &ModbusPoint)| (point.address, point.ty.width(), *index);
+        crate::sort(&mut members, |one, other| key(other).cmp(&key(one)));
         let (max, gap) = match table.is_bits() {
             true => (u32::from(caps.max_bits), u32::from(caps.max_gap) * 16),
             false => (u32::from(caps.max_registers), u32::from(caps.max_gap)),

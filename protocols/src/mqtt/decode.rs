@@ -119,7 +119,7 @@ impl Source {
     /// A topic with both kinds of rules: the wildcards' points take their place behind the fixed ones.
     fn later(&mut self, topic: &str, mut series: Vec<Series>) {
         series.extend(self.discover(topic));
-        series.sort_by_key(|series| series.rule);
+        crate::sort(&mut series, |one, other| one.rule.cmp(&other.rule));
         self.topics.insert(topic.into(), series.into());
     }
 

@@ -20,6 +20,7 @@ use tributary_protocols::modbus::bus::AskError;
 use tributary_protocols::modbus::config::{Link, SerialLine};
 use tributary_protocols::modbus::decode::exception_name;
 use tributary_protocols::modbus::frame::read;
+use tributary_protocols::sort;
 use tributary_protocols::time::Clock;
 use tributary_protocols::units::Span;
 
@@ -71,7 +72,7 @@ fn units(text: &str) -> Result<Units, String> {
         }
         all.extend(range);
     }
-    all.sort_unstable();
+    sort(&mut all, Ord::cmp);
     all.dedup();
     Ok(Units(all))
 }

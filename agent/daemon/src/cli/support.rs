@@ -23,6 +23,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 use toml::de::DeTable;
+use tributary_protocols::sort;
 
 use super::{FileArg, plan, spool, status};
 use crate::config::{Config, Occasion, load};
@@ -164,7 +165,7 @@ fn profiles(text: &str, config: Option<&Config>) -> Vec<PathBuf> {
     let devices = devices.into_iter().flat_map(|list| list.iter());
     let mut names: Vec<&str> =
         devices.filter_map(|device| device.get_ref().get("profile")?.get_ref().as_str()).collect();
-    names.sort_unstable();
+    sort(&mut names, Ord::cmp);
     names.dedup();
     let plain = |name: &&str| !name.contains('/');
     names

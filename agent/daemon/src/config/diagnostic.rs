@@ -23,6 +23,7 @@ use std::io::IsTerminal;
 use std::ops::Range;
 
 use serde::Serialize;
+use tributary_protocols::sort;
 use unicode_width::UnicodeWidthStr;
 
 /// Longest part of a source line that is shown, in characters.
@@ -194,9 +195,12 @@ impl Report {
 
     /// Puts the findings in the order of file and line and sets `ok`.
     pub(crate) fn finish(&mut self, first_file: &str) {
-        let order = |d: &Diagnostic| (d.file != first_file, d.file.clone(), d.line, d.column);
-        self.errors.sort_by_key(order);
-        self.warnings.sort_by_key(order);
+        fn key(diagnostic: &Diagnostic) -> (&str, usize, usize) {
+            (&diagnostic.file, diagnostic.line, diagnostic.column)
+        }
+        for found in [&mut self.errors, &mut self.warnings] {
+            sort(found, |a, b| (a.file != first_file).cmp(&(b.file != first_file)).then_with(|| key(a).cmp(&key(b))));
+        }
         self.ok = self.errors.is_empty();
     }
 

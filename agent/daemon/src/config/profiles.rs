@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeValue;
-use tributary_protocols::gather;
 use tributary_protocols::modbus::config::{Device, PointRow, Profile};
+use tributary_protocols::{gather, sort};
 
 use super::Check;
 use super::diagnostic::Report;
@@ -81,7 +81,7 @@ fn names_in(folders: &[PathBuf]) -> Vec<String> {
     let files = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().take(200).flatten();
     let mut names: Vec<String> =
         files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".toml")?.to_owned())).collect();
-    names.sort_unstable();
+    sort(&mut names, Ord::cmp);
     names.dedup();
     names
 }

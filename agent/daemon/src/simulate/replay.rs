@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use tributary_protocols::modbus::config::ModbusPoint;
+use tributary_protocols::sort;
 use tributary_protocols::value::{PointType, Value};
 
 use super::motion::raw;
@@ -54,7 +55,7 @@ impl Replay {
             replay.length = replay.length.max(seconds);
         }
         for values in replay.points.values_mut() {
-            values.sort_by(|a, b| a.0.total_cmp(&b.0));
+            sort(values, |a, b| a.0.total_cmp(&b.0));
         }
         Ok(replay)
     }

@@ -123,7 +123,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, Fault> {
             _ => listing.foreign.push(path),
         }
     }
-    listing.dirs.sort_unstable();
+    tributary_protocols::sort(&mut listing.dirs, Ord::cmp);
     Ok(listing)
 }
 
@@ -147,7 +147,7 @@ pub(super) fn leaving_path_id(path: &Path) -> Option<DirId> {
 pub(super) fn set_aside(root: &Path) -> Result<Vec<PathBuf>, Fault> {
     let mut found: Vec<_> =
         entries(root)?.into_iter().filter_map(|(name, path)| bad_id(&name).map(|id| (id, path))).collect();
-    found.sort_unstable();
+    tributary_protocols::sort(&mut found, Ord::cmp);
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 

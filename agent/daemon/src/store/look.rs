@@ -14,7 +14,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tributary_core::store::{DirId, StoreError};
-use tributary_protocols::gather;
+use tributary_protocols::{gather, sort};
 
 use super::database::Database;
 use super::disk::{self, at};
@@ -93,7 +93,7 @@ impl Look {
             places.extend(disk::bad_path_id(&path).map(|id| (id, path, true)));
         }
         let mut refused: Vec<_> = disk::entries(&root.join("refused"))?.into_iter().map(|(_, path)| path).collect();
-        refused.sort_unstable();
+        sort(&mut refused, Ord::cmp);
         let scratch =
             std::env::temp_dir().join(format!("tributary-spool-{}-{:016x}", std::process::id(), fastrand::u64(..)));
         Ok(Self { places, refused, disk_bytes: disk::blocks(root), scratch, _lock: lock })
@@ -160,7 +160,7 @@ fn read_rest(path: &Path, found: &mut Directory) -> Result<(), disk::Fault> {
     for seq in rest.seqs().into_iter().filter(|seq| !known.contains(seq)) {
         found.records.extend(rest.record(seq).map(|record| (seq, record)));
     }
-    found.records.sort_unstable_by_key(|(seq, _)| *seq);
+    sort(&mut found.records, |one, other| one.0.cmp(&other.0));
     Ok(())
 }
 

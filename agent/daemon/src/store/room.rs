@@ -3,6 +3,7 @@
 //! The ballast is space that was set aside while there was plenty. It is given up for what empties the spool.
 
 use tributary_core::store::{Commit, Usage};
+use tributary_protocols::sort;
 
 use super::disk::{self, Fault};
 use super::{KEPT, KEPT_REFUSED, SledStore};
@@ -35,7 +36,7 @@ impl SledStore {
         let bad = disk::set_aside(&self.root)?;
         let mut refused: Vec<_> =
             disk::entries(&self.root.join("refused"))?.into_iter().map(|(_, path)| path).collect();
-        refused.sort_unstable();
+        sort(&mut refused, Ord::cmp);
         self.kept = (0, 0);
         for (paths, most) in [(bad, KEPT), (refused, KEPT_REFUSED)] {
             let (mut sum, mut count) = (0, 0);

@@ -24,6 +24,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use tributary_core::store::{Commit, DirId};
+use tributary_protocols::sort;
 
 use super::database::{Database, Found};
 use super::disk::{self, Fault, at};
@@ -141,7 +142,7 @@ impl Salvage {
         let named = state.as_ref().map(|found| found.stamp.catalog);
         let mut tags: Vec<u64> = (0..2).flat_map(|slot| self.tags(Kind::Catalog, slot)).collect();
         tags.retain(|tag| named.is_none_or(|named| named == *tag));
-        tags.sort_unstable();
+        sort(&mut tags, Ord::cmp);
         let catalog = tags.into_iter().rev().find_map(|tag| self.value(Kind::Catalog, tag % 2, tag));
         (state.map(|found| found.state), catalog)
     }

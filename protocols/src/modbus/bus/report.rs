@@ -63,7 +63,7 @@ impl Bus {
 fn unsupported(slot: &Slot) -> Vec<Unsupported> {
     let points = slot.refused.iter().filter(|one| one.stands() && one.part.1 - one.part.0 == 1);
     let mut parts: Vec<_> = points.map(|one| one.part).collect();
-    parts.sort_unstable();
+    crate::sort(&mut parts, Ord::cmp);
     let mut ranges: Vec<Unsupported> = Vec::new();
     for part in parts {
         let (address, count) = split::span(&slot.request, part);

@@ -94,7 +94,7 @@ pub(crate) fn parts(refused: &[Refused], count: u16, now: Mono) -> Vec<Part> {
         return alloc::vec![(0, count)];
     }
     let (mut points, ranges): (Vec<&Refused>, Vec<&Refused>) = refused.iter().partition(|one| one.is_point());
-    points.sort_unstable_by_key(|one| one.part.0);
+    crate::sort(&mut points, |one, other| one.part.0.cmp(&other.part.0));
     let cuts = |one: &&&Refused| one.stands() && one.retry_at > now;
     // One point a poll is tried again: the others wait for the next.
     let mut may_try = true;

@@ -87,7 +87,7 @@ pub(super) fn straddles(points: &[Placed]) -> Vec<Fault> {
         let start = u32::from(placed.point.address);
         (placed.point.table, start, start + u32::from(placed.point.ty.width()))
     };
-    order.sort_by_key(|placed| span(placed));
+    crate::sort(&mut order, |one, other| span(one).cmp(&span(other)));
     for (index, first) in order.iter().enumerate() {
         let (table, start, end) = span(first);
         for second in order.iter().skip(index + 1) {
