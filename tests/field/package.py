@@ -124,8 +124,11 @@ def main(native, root, older, newer):
         environment = dict(system.clean, NOTIFY_SOCKET="/run/notify")
         environment.update(pair.split("=", 1) for pair in shlex.split(settings.get("Environment", "")))
         child = there.start("agent", *system.command(*command, user=f"{uid}:{gid}"), env=environment)
-        while b"READY=1" not in notify.recv(4096):
-            pass
+        said = b""
+        while b"READY=1" not in said:
+            said = notify.recv(4096)
+        if b"STATUS=" not in said or b" of 0 devices" in said:
+            raise SystemExit(f"systemd is told {said!r}")
         return child
 
     def status():

@@ -56,14 +56,15 @@ impl Source {
     /// How things are, in a line for `systemctl status`.
     #[must_use]
     pub fn line(&self, pipeline: &Pipeline, field: &Field) -> String {
-        let (mut devices, mut silent) = (0, 0);
-        for (bus, _, _) in field.buses() {
-            devices += bus.devices.len();
-            silent += bus.devices.iter().filter(|device| device.state == ModbusState::Silent).count();
+        let (mut devices, mut answering) = (0, 0);
+        for (bus, places, _) in field.buses() {
+            // A bus that has not polled yet knows of none.
+            devices += places.len();
+            answering += bus.devices.iter().filter(|device| device.state != ModbusState::Silent).count();
         }
         for (broker, _) in field.brokers() {
             devices += 1;
-            silent += usize::from(!broker.connected);
+            answering += usize::from(broker.connected);
         }
         let uplink = match (pipeline.uplink().connected(), pipeline.uplink().healthy()) {
             (_, true) => "the centre acknowledges",
@@ -73,8 +74,7 @@ impl Source {
         let spool = pipeline.spool().failing().map(|error| format!("; the spool cannot be written: {error}"));
         let reload = self.reload_error.as_ref().map(|error| format!("; the new configuration is refused: {error}"));
         format!(
-            "{} of {devices} devices answer; {uplink}; {} readings held{}{}",
-            devices - silent,
+            "{answering} of {devices} devices answer; {uplink}; {} readings held{}{}",
             pipeline.held(),
             spool.unwrap_or_default(),
             reload.unwrap_or_default()
