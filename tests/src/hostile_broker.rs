@@ -115,6 +115,8 @@ pub struct Plan {
     pub acks: Vec<AckFault>,
     /// How many of 100 such publishes meet one.
     pub ack_percent: u8,
+    /// How many such publishes there are until it keeps every promise, and what waited comes through.
+    pub publishes: u64,
     /// Which faults connections meet.
     pub connects: Vec<ConnectFault>,
     /// How many of 100 connections meet one.
@@ -128,7 +130,15 @@ impl Plan {
     #[must_use]
     pub fn honest() -> Self {
         let late = Duration::from_millis(500);
-        Self { seed: 0, acks: Vec::new(), ack_percent: 0, connects: Vec::new(), connect_percent: 0, late }
+        Self {
+            seed: 0,
+            acks: Vec::new(),
+            ack_percent: 0,
+            publishes: u64::MAX,
+            connects: Vec::new(),
+            connect_percent: 0,
+            late,
+        }
     }
 }
 
@@ -292,6 +302,9 @@ impl Shared {
         }
         let mut state = self.state();
         state.record.batches += 1;
+        if state.record.batches > self.plan.publishes {
+            return None;
+        }
         let fault = state.draw(&self.plan.acks, self.plan.ack_percent)?;
         *state.record.acks.entry(fault).or_default() += 1;
         Some(fault)
@@ -519,7 +532,7 @@ mod tests {
 
     async fn with(acks: Vec<AckFault>, connects: Vec<ConnectFault>) -> (Vec<u8>, bool) {
         let late = Duration::from_millis(5);
-        let plan = Plan { seed: 1, acks, ack_percent: 100, connects, connect_percent: 100, late };
+        let plan = Plan { seed: 1, acks, ack_percent: 100, connects, connect_percent: 100, late, ..Plan::honest() };
         let broker = HostileBroker::start(plan).await.expect("loopback");
         let mut tap = broker.tap("edge/v1/+/+/data/+");
         let said = publish(&broker).await;
