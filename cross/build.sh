@@ -99,6 +99,9 @@ done
 # place of what .cargo/config.toml leaves out of zstd.
 export "CFLAGS_${target//-/_}=-ffile-prefix-map=$directory=/target -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 export RUSTFLAGS="${RUSTFLAGS:-} ${remap[*]}"
+# For 64-bit ARM the compiler would take out what functions have in common, piece by piece: the binary stays as large as it
+# is, calls more, and compresses by 7 % less.
+if [[ $target == aarch64-* ]]; then RUSTFLAGS+=" -Cllvm-args=-enable-machine-outliner=never"; fi
 
 echo "cross/build.sh: cargo ${build[0]} for $target" >&2
 cargo "${build[@]}" --locked --release --target "$target" -p "$package" --bin "$package" >&2

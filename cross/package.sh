@@ -125,6 +125,8 @@ if command -v lintian >/dev/null; then
         fail "lintian found errors in $deb"
 fi
 size="$(stat -c %s "$deb")"
-most="$(sed -n 's/^package = \([0-9_]*\).*/\1/p' cross/size-budget.toml)"
+key=package
+if [[ $architecture == amd64 ]]; then key=package_x86_64; fi
+most="$(sed -n "s/^$key = \([0-9_]*\).*/\1/p" cross/size-budget.toml)"
 ((size <= ${most//_/})) || fail "$size bytes of $deb are more than the ${most//_/} of cross/size-budget.toml"
 echo "$deb $size bytes"
