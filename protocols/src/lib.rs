@@ -32,7 +32,7 @@ pub fn gather<C: Default + Extend<T>, T>(items: impl IntoIterator<Item = T>) -> 
 }
 
 /// Sorts; equal ones stay in the order they were in. The sort is built once, over places in the list, where `slice::sort` is
-/// built anew for each type: 5 KB of code. It costs an allocation: not for what is sorted at every poll.
+/// built anew for each type: 5 KB of code. It costs an allocation: not for what is sorted for each reading.
 pub fn sort<T>(items: &mut [T], compare: impl Fn(&T, &T) -> Ordering) {
     let mut places: Vec<usize> = (0..items.len()).collect();
     sort_places(&mut places, &|one, other| compare(&items[one], &items[other]));

@@ -79,7 +79,7 @@ pub(super) struct Oracle {
     /// Readings that losses name by seqs, and the batches.
     named_batches: u64,
     lost_batches: HashSet<(u64, u64)>,
-    said: HashMap<pb::Loss, (u64, u64)>, // in the last batch that said it
+    said: HashMap<pb::Loss, Vec<(u64, u64)>>, // in which batches
     by_reason: BTreeMap<i32, u64>,
     /// Polls of each point that were due while the agent was down.
     pub(super) down_due: Vec<u64>,
@@ -290,11 +290,14 @@ impl Oracle {
             self.lost_batches.extend((loss.first_seq..=loss.last_seq).map(|seq| (loss.epoch, seq)));
         }
         for loss in &delivery.batch.losses {
-            // A batch that was given up may have arrived: its losses come again in another, and count once.
-            let before = self.said.insert(*loss, (delivery.epoch, delivery.seq));
-            if before.is_some_and(|batch| self.lost_batches.contains(&batch)) {
+            // One whose batch was given up, maybe under a new epoch's number, and had arrived, comes again and counts once.
+            let (here, said) = ((delivery.epoch, delivery.seq), self.said.entry(*loss).or_default());
+            let again = |batch: &&mut (u64, u64)| batch.0 != here.0 || self.lost_batches.contains(batch);
+            if let Some(batch) = said.iter_mut().find(again) {
+                *batch = here;
                 continue;
             }
+            said.push(here);
             assert!(loss.readings > 0 || loss.first_seq > 0, "an empty loss: {loss:?}");
             *self.by_reason.entry(loss.reason).or_default() += loss.readings;
             if loss.first_seq > 0 {
@@ -425,9 +428,7 @@ impl Oracle {
             let due = if at_every_poll { due } else { 0 };
             let left = (missing + due).saturating_sub(named + self.slack[index]);
             if left > 0 {
-                println!(
-                    "p{index}: {left} of {missing} missing and {due} due not explained by {named} named; {point:?}"
-                );
+                println!("p{index}: {left} of {missing} missing and {due} due, {named} named; {point:?}");
             }
             unexplained += left;
         }

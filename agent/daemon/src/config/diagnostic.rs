@@ -84,12 +84,18 @@ impl Diagnostic {
         }
     }
 
+    /// File, key, message and help, each in one line: what a file brings in may not steer a terminal, nor begin a line that
+    /// looks like another fault, or like a word to systemd.
+    fn words(&self) -> [String; 4] {
+        [&self.file, &self.key, &self.message, &self.help].map(|text| text.chars().map(visible).collect())
+    }
+
     /// What of the source line is shown, and which bytes of that are at fault.
     fn excerpt(&self) -> (String, Range<usize>) {
         // A window on a long line, so that the fault is inside it.
         let first = if self.column > SHOWN { self.column - SHOWN / 2 } else { 1 };
         let window = self.text.chars().skip(first - 1).take(SHOWN);
-        let shown: String = window.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let shown: String = window.map(visible).collect();
         let mut shown = shown.trim_end().to_owned();
         let byte = |shown: &str, nth: usize| shown.char_indices().nth(nth).map_or(shown.len(), |(at, _)| at);
         let start = byte(&shown, self.column.saturating_sub(first));
@@ -100,6 +106,10 @@ impl Diagnostic {
         let end = byte(&shown, self.column.saturating_sub(first).saturating_add(self.width.max(1)));
         (shown, start..end.max(start + 1))
     }
+}
+
+fn visible(c: char) -> char {
+    if c.is_control() { ' ' } else { c }
 }
 
 /// How severe it is.
@@ -129,7 +139,8 @@ impl Look {
     /// Draws one fault: the message, the place, the source line with the fault underlined, the help.
     fn draw(&self, kind: Kind, diagnostic: &Diagnostic, out: &mut impl fmt::Write) -> fmt::Result {
         let Self { margin, end, .. } = self;
-        let Diagnostic { file, line, column, key, message, help, .. } = diagnostic;
+        let Diagnostic { line, column, .. } = diagnostic;
+        let [file, key, message, help] = diagnostic.words();
         let (colour, name) = match kind {
             Kind::Error => (self.error, "error"),
             Kind::Warning => (self.warning, "warning"),
@@ -207,7 +218,8 @@ impl Report {
     /// The first error in a line, and how many there are; empty without errors.
     #[must_use]
     pub fn brief(&self) -> String {
-        let Some(Diagnostic { file, line, key, message, help, .. }) = self.errors.first() else { return String::new() };
+        let Some(first) = self.errors.first() else { return String::new() };
+        let ([file, key, message, help], line) = (first.words(), first.line);
         let key = if key.is_empty() { String::new() } else { format!(" {key}:") };
         let help = if help.is_empty() { String::new() } else { format!(" ({help})") };
         let more = match self.errors.len() + self.unlisted - 1 {
@@ -275,6 +287,15 @@ mod tests {
         );
         let coloured = drawn(&fault, &COLOURED);
         assert!(coloured.contains("\x1b[1;31m^^^^^^ bus[0].baud\x1b[0m\n"), "{coloured:?}");
+    }
+
+    #[test]
+    fn what_a_file_brings_in_stays_in_its_line_and_steers_nothing() {
+        let fault =
+            Diagnostic { key: "x\nWATCHDOG=1\u{1b}[2J".into(), ..Diagnostic::of_file("a\r", "m\ny", "\u{9b}h") };
+        assert_eq!(drawn(&fault, &PLAIN), "error: m y\n --> a :1:1 (x WATCHDOG=1 [2J)\n  = help:  h\n");
+        let brief = Report { errors: vec![fault], ..Report::default() }.brief();
+        assert_eq!(brief, "a :1: x WATCHDOG=1 [2J: m y ( h)");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tributary_core::pipeline::{Now, Pipeline};
 use tributary_proto::pb;
 use tributary_protocols::gather;
-use tributary_protocols::modbus::status::{DeviceState as ModbusState, Unsupported};
+use tributary_protocols::modbus::status::{DeviceState as ModbusState, DeviceStatus, Unsupported};
 use tributary_protocols::time::Mono;
 
 use super::{Bus, Device, DeviceState, Ledger, Spool, State, Status, Uplink};
@@ -58,9 +58,9 @@ impl Source {
     pub fn line(&self, pipeline: &Pipeline, field: &Field) -> String {
         let (mut devices, mut answering) = (0, 0);
         for (bus, places, _) in field.buses() {
-            // A bus that has not polled yet knows of none.
             devices += places.len();
-            answering += bus.devices.iter().filter(|device| device.state != ModbusState::Silent).count();
+            let answers = |device: &&DeviceStatus| device.answers > 0 && device.state != ModbusState::Silent;
+            answering += bus.devices.iter().filter(answers).count();
         }
         for (broker, _) in field.brokers() {
             devices += 1;
