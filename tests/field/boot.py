@@ -123,7 +123,12 @@ def main(native, root, package):
     line.until("the first Ack", 60, lambda: "connected and acknowledged" in gateway.do("tributary", "status", "-c", configuration))
     there.more_rows(20, 60)
     said(gateway.do("tributary", "watch", "--once", "-c", configuration), "tank/level")
-    said(gateway.do("systemctl", "status", "tributary", check=False), "active (running)", "Status:")
+    line.until("what systemd is told", 5,
+               lambda: "1 of 1 devices answer; the centre acknowledges" in gateway.do("systemctl", "status", "tributary"))
+    said(gateway.do("systemctl", "status", "tributary"), "active (running)")
+    # What is in its memory, the key among it, is never written down.
+    limits = gateway.do("cat", f"/proc/{gateway.pid()}/limits")
+    said(next(row for row in limits.splitlines() if row.startswith("Max core file size")), " 0 ")
 
     print("== 6. The archive")
     gateway.do("tributary", "support", "-c", configuration, "--output", "/srv/tributary-support.tar", check=False)

@@ -48,7 +48,7 @@ pub use start::{agent, run};
 const COMMANDS: usize = 16;
 /// How often the clocks are compared and the store is looked after, at the least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often systemd hears of us, at the least; its watchdog waits a minute.
+/// How often systemd hears of us though nothing changes; its watchdog waits a minute.
 const TELL_SYSTEMD: Duration = Duration::from_secs(10);
 /// A call of the store that takes longer does not feed the watchdog.
 const SLOW: Duration = Duration::from_secs(20);
@@ -138,7 +138,8 @@ struct Agent {
     time_sync: String,
     reload: Reload,
     last_look: Mono,
-    told_systemd: Option<Mono>,
+    /// When, and in which words.
+    told_systemd: Option<(Mono, String)>,
     goodbye: bool,
 }
 
@@ -395,11 +396,13 @@ impl Agent {
     fn tell_systemd(&mut self, now: bool) {
         use sd_notify::NotifyState::{Ready, Status, Watchdog};
         let mono = self.clock.mono();
-        if !now && self.told_systemd.is_some_and(|told| mono.since(told) < TELL_SYSTEMD) {
+        let words = self.status.words(&self.pipeline, &self.field);
+        let is_told = |(told, said): &(Mono, String)| mono.since(*told) < TELL_SYSTEMD && *said == words;
+        if !now && self.told_systemd.as_ref().is_some_and(is_told) {
             return;
         }
-        self.told_systemd = Some(mono);
-        let line = self.status.line(&self.pipeline, &self.field);
+        let line = format!("{words}; {} readings held", self.pipeline.held());
+        self.told_systemd = Some((mono, words));
         let mut states = vec![Status(&line)];
         states.extend(now.then_some(Ready));
         if self.store.stuck_for(mono).is_none_or(|stuck| stuck < SLOW) {

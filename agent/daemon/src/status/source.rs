@@ -53,9 +53,9 @@ impl Source {
         }
     }
 
-    /// How things are, in a line for `systemctl status`.
+    /// How things are, for `systemctl status`.
     #[must_use]
-    pub fn line(&self, pipeline: &Pipeline, field: &Field) -> String {
+    pub fn words(&self, pipeline: &Pipeline, field: &Field) -> String {
         let (mut devices, mut answering) = (0, 0);
         for (bus, places, _) in field.buses() {
             devices += places.len();
@@ -73,12 +73,8 @@ impl Source {
         };
         let spool = pipeline.spool().failing().map(|error| format!("; the spool cannot be written: {error}"));
         let reload = self.reload_error.as_ref().map(|error| format!("; the new configuration is refused: {error}"));
-        format!(
-            "{answering} of {devices} devices answer; {uplink}; {} readings held{}{}",
-            pipeline.held(),
-            spool.unwrap_or_default(),
-            reload.unwrap_or_default()
-        )
+        let (spool, reload) = (spool.unwrap_or_default(), reload.unwrap_or_default());
+        format!("{answering} of {devices} devices answer; {uplink}{spool}{reload}")
     }
 
     /// How things are now.
