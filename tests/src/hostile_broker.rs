@@ -107,7 +107,7 @@ impl ConnectFault {
 }
 
 /// When to misbehave, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Chance comes from here alone.
     pub seed: u64,
@@ -115,8 +115,8 @@ pub struct Plan {
     pub acks: Vec<AckFault>,
     /// How many of 100 such publishes meet one.
     pub ack_percent: u8,
-    /// How many such publishes there are until it keeps every promise, and what waited comes through.
-    pub publishes: u64,
+    /// After how many such publishes it keeps every promise, so that what waited comes through; `None`: never.
+    pub publishes: Option<u64>,
     /// Which faults connections meet.
     pub connects: Vec<ConnectFault>,
     /// How many of 100 connections meet one.
@@ -129,16 +129,7 @@ impl Plan {
     /// Keeps every promise.
     #[must_use]
     pub fn honest() -> Self {
-        let late = Duration::from_millis(500);
-        Self {
-            seed: 0,
-            acks: Vec::new(),
-            ack_percent: 0,
-            publishes: u64::MAX,
-            connects: Vec::new(),
-            connect_percent: 0,
-            late,
-        }
+        Self { late: Duration::from_millis(500), ..Self::default() }
     }
 }
 
@@ -302,7 +293,7 @@ impl Shared {
         }
         let mut state = self.state();
         state.record.batches += 1;
-        if state.record.batches > self.plan.publishes {
+        if self.plan.publishes.is_some_and(|most| state.record.batches > most) {
             return None;
         }
         let fault = state.draw(&self.plan.acks, self.plan.ack_percent)?;

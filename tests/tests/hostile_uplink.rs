@@ -159,7 +159,7 @@ async fn live_acks_of_the_broker_cannot_be_trusted() -> Result<(), Wrong> {
         let honest = hostile_broker::Plan::honest();
         let seed = seed.wrapping_add(number);
         // Some faults cost more time than passes between two counts: without an end the agent would never have sent all.
-        let plan = hostile_broker::Plan { seed, acks: vec![fault], ack_percent, publishes, ..honest };
+        let plan = hostile_broker::Plan { seed, acks: vec![fault], ack_percent, publishes: Some(publishes), ..honest };
         let name = format!("puback-{fault:?}");
         lines.push(Line::start_polling(folder.path(), &name, plan, hostile_receiver::Plan::honest(), period).await?);
     }
