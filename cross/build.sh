@@ -92,7 +92,8 @@ if ! [[ -d "$sysroot/lib/rustlib/$target/lib" ]]; then
 fi
 
 remap=()
-for place in "$directory=/target" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$PWD=/tributary"; do
+# The last that fits counts, and the target directory may be in the tree.
+for place in "$PWD=/tributary" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$directory=/target"; do
     remap+=("--remap-path-prefix=$place")
 done
 # Of C code too: zig leaves debug information in until the last. For this target alone: CFLAGS itself, if set, would take the
