@@ -85,9 +85,9 @@ impl Diagnostic {
     }
 
     /// File, key, message and help, each in one line: what a file brings in may not steer a terminal, nor begin a line that
-    /// looks like another fault, or like a word to systemd.
+    /// looks like another fault.
     fn words(&self) -> [String; 4] {
-        [&self.file, &self.key, &self.message, &self.help].map(|text| text.chars().map(visible).collect())
+        [&self.file, &self.key, &self.message, &self.help].map(|text| text.replace(char::is_control, " "))
     }
 
     /// What of the source line is shown, and which bytes of that are at fault.
@@ -95,8 +95,7 @@ impl Diagnostic {
         // A window on a long line, so that the fault is inside it.
         let first = if self.column > SHOWN { self.column - SHOWN / 2 } else { 1 };
         let window = self.text.chars().skip(first - 1).take(SHOWN);
-        let shown: String = window.map(visible).collect();
-        let mut shown = shown.trim_end().to_owned();
+        let mut shown = window.collect::<String>().replace(char::is_control, " ").trim_end().to_owned();
         let byte = |shown: &str, nth: usize| shown.char_indices().nth(nth).map_or(shown.len(), |(at, _)| at);
         let start = byte(&shown, self.column.saturating_sub(first));
         if start == shown.len() {
@@ -106,10 +105,6 @@ impl Diagnostic {
         let end = byte(&shown, self.column.saturating_sub(first).saturating_add(self.width.max(1)));
         (shown, start..end.max(start + 1))
     }
-}
-
-fn visible(c: char) -> char {
-    if c.is_control() { ' ' } else { c }
 }
 
 /// How severe it is.

@@ -53,7 +53,7 @@ impl Source {
         }
     }
 
-    /// How things are, for `systemctl status`.
+    /// How things are, for `systemctl status`: in one line, for each line would be a word of its own to systemd.
     #[must_use]
     pub fn words(&self, pipeline: &Pipeline, field: &Field) -> String {
         let (mut devices, mut answering) = (0, 0);
@@ -74,7 +74,7 @@ impl Source {
         let spool = pipeline.spool().failing().map(|error| format!("; the spool cannot be written: {error}"));
         let reload = self.reload_error.as_ref().map(|error| format!("; the new configuration is refused: {error}"));
         let (spool, reload) = (spool.unwrap_or_default(), reload.unwrap_or_default());
-        format!("{answering} of {devices} devices answer; {uplink}{spool}{reload}")
+        format!("{answering} of {devices} devices answer; {uplink}{spool}{reload}").replace(char::is_control, " ")
     }
 
     /// How things are now.
