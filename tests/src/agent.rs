@@ -238,7 +238,7 @@ impl Agent {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).ok())?
     }
 
-    /// Everything it has logged.
+    /// Everything it has logged since it was last started.
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()

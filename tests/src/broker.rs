@@ -66,7 +66,7 @@ impl Mosquitto {
         self.process.pid()
     }
 
-    /// Everything it has logged.
+    /// Everything it has logged since it was last started.
     #[must_use]
     pub fn log(&self) -> String {
         self.process.log()

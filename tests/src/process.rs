@@ -26,6 +26,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where in the log its own words begin: those of the program that it takes the place of stand before.
+    begins: usize,
 }
 
 impl Process {
@@ -36,6 +38,7 @@ impl Process {
     pub fn start(name: &str, folder: &Path, command: &Command) -> io::Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
+        let begins = fs::read(&log)?.len();
         let mut guarded = Command::new("setpriv");
         guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
         for (key, value) in command.get_envs() {
@@ -48,7 +51,7 @@ impl Process {
             guarded.current_dir(folder);
         }
         let child = guarded.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log, begins })
     }
 
     /// Its process id.
@@ -85,9 +88,14 @@ impl Process {
         eventually(&what, limit, async || self.ended()).await
     }
 
-    /// Everything it has said so far.
+    /// Everything it has said so far, without what was said under its name before it was started.
     #[must_use]
     pub fn log(&self) -> String {
+        self.logs().get(self.begins..).unwrap_or_default().to_owned()
+    }
+
+    /// What was said under its name, in all its starts.
+    fn logs(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -96,7 +104,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            let log = self.log();
+            let log = self.logs();
             let mut from = log.len().saturating_sub(SHOWN_LOG);
             while !log.is_char_boundary(from) {
                 from += 1;
