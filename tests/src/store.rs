@@ -58,6 +58,8 @@ fn on_disk(payload: usize, state: &Option<Vec<u8>>, catalog: &Option<Vec<u8>>) -
 #[derive(Clone, Debug)]
 pub struct MemStore {
     capacity: u64,
+    /// Of that, what is kept for emptying it.
+    reserve: u64,
     dirs: BTreeMap<DirId, Dir>,
     active: Option<DirId>,
     begun: Option<Commit>,
@@ -68,7 +70,7 @@ impl MemStore {
     /// An empty disk of so many bytes.
     #[must_use]
     pub fn new(capacity: u64) -> Self {
-        Self { capacity, dirs: BTreeMap::new(), active: None, begun: None, refused: BTreeMap::new() }
+        Self { capacity, reserve: 0, dirs: BTreeMap::new(), active: None, begun: None, refused: BTreeMap::new() }
     }
 
     /// Hands a commit to the disk without waiting for its fsync.
@@ -84,7 +86,8 @@ impl MemStore {
             Some(dir) => (dir.bytes(), dir.bytes_with(commit)),
             None => (0, Dir::default().bytes_with(commit)),
         };
-        if self.used() - before + after > self.capacity {
+        let reserve = if commit.records.is_empty() || commit.frees { 0 } else { self.reserve };
+        if self.used() - before + after + reserve > self.capacity {
             return Err(StoreError::Full("no space left in memory".into()));
         }
         self.begun = Some(commit.clone());
@@ -114,6 +117,11 @@ impl MemStore {
     /// Changes how much the disk holds; what is there stays.
     pub fn resize(&mut self, capacity: u64) {
         self.capacity = capacity;
+    }
+
+    /// Others take all the room but `reserve`, which is kept for emptying it.
+    pub fn fill(&mut self, reserve: u64) {
+        (self.capacity, self.reserve) = (self.used() + reserve, reserve);
     }
 
     /// A record as it lies there.

@@ -212,8 +212,15 @@ impl World {
         }
         world.live_until(TROUBLE_S * SECOND);
         world.make_peace();
+        // Nobody makes room: the agent lives on what it has kept.
+        if faults.disk {
+            world.disk.fill();
+        }
+        world.live_until((TROUBLE_S + PEACE_S / 4) * SECOND);
+        let before = world.agent.as_ref().map_or(0, |agent| agent.spool().durable());
         world.live_until((TROUBLE_S + PEACE_S / 2) * SECOND);
-        world.check_drained();
+        world.check_drained(before);
+        world.disk.make_room();
         world.live_until((TROUBLE_S + PEACE_S) * SECOND);
         world.end()
     }
@@ -244,7 +251,7 @@ impl World {
             order: 0,
             queue: BTreeMap::new(),
             plant,
-            disk: Disk::new(1 << 30),
+            disk: Disk::new(),
             line: Line::new(),
             centre: Centre::new(),
             oracle,
@@ -398,8 +405,11 @@ impl World {
 
     // -------------------------------------------------------------------------------------------------------- end
 
-    fn check_drained(&mut self) {
+    /// `before`: what was durable five minutes ago.
+    fn check_drained(&mut self, before: u64) {
         let agent = self.agent.as_ref().expect("the agent runs in peace");
+        let durable = agent.spool().durable();
+        assert!(durable > before, "nothing became durable in five minutes of peace, but {before}: {durable}");
         assert!(agent.uplink().healthy(), "ten minutes after the last fault the uplink is not healthy");
         let backlog = agent.spool().backlog();
         assert!(backlog < 30, "ten minutes after the last fault {backlog} batches wait");

@@ -15,6 +15,8 @@ use tokio::task::{JoinSet, LocalSet};
 use tributary::clock::SystemClock;
 use tributary::socket;
 use tributary::status::{State, Status};
+use tributary::store::{Reserve, SledStore};
+use tributary_core::store::{Commit, DirId, Store, StoreError};
 use tributary_proto::pb::loss::Reason;
 use tributary_protocols::time::Clock;
 use tributary_tests::agent::{Agent, Configuration, SITE};
@@ -322,6 +324,46 @@ async fn live_a_full_disk_under_a_backlog_empties_by_itself() {
         Ok(())
     };
     side_by_side(["drop-oldest", "stop-polling"].map(|full| line(full, folder.path().to_owned()))).await;
+}
+
+/// The ballast is for what empties the spool. A commit that lets the rest of the spool go is of that kind, others are not.
+#[tokio::test]
+async fn what_frees_more_than_it_takes_may_use_the_ballast() -> Result<(), Wrong> {
+    let folder = TempDir::new()?;
+    let mut disk = Disk::mount(folder.path(), "state", Kind::Tmpfs)?;
+    let root = disk.place().join("spool");
+    let mut store = SledStore::open(&root, Reserve::default())?;
+    let commit = |seq: u64, frees| Commit {
+        dir: DirId { epoch: 1, first: if frees { seq } else { 1 } },
+        records: vec![(seq, vec![seq as u8; 60_000])],
+        state: seq.to_be_bytes().to_vec(),
+        catalog: frees.then(|| vec![7; 9_000]),
+        frees,
+    };
+    store.commit(&commit(1, true))?;
+    disk.begin(Trouble::Full, 0).await?;
+    let mut last = 1;
+    let refused = loop {
+        match store.commit(&commit(last + 1, false)) {
+            Ok(_) => last += 1,
+            Err(error) => break error,
+        }
+        disk.take()?;
+    };
+    assert!(matches!(refused, StoreError::Full(_)), "{refused}");
+    assert!(root.join("ballast").exists(), "kept after {last} records");
+    let mut old = DirId { epoch: 1, first: 1 };
+    for _ in 0..10 {
+        let frees = commit(last + 1, true);
+        store.commit(&frees)?;
+        let refused = store.commit(&Commit { frees: false, ..frees.clone() }).err();
+        assert!(matches!(refused, Some(StoreError::Full(_))), "{refused:?}");
+        let free = store.remove(old)?.free_bytes;
+        assert!(free >= Reserve::default().ballast, "{free} bytes are free when {old:?} is gone");
+        (old, last) = (frees.dir, last + 1);
+    }
+    assert_eq!(store.recover()?.dirs, [(old, last)]);
+    Ok(())
 }
 
 #[tokio::test]

@@ -188,7 +188,13 @@ fn run<P: Place>(mut place: P, actions: &[Action]) {
                 let catalog =
                     (first || *catalog).then(|| bytes(model.commits + 1, model.commits as usize * 397 % 10_000));
                 let usage = store
-                    .commit(&Commit { dir, records: records.clone(), state: state.clone(), catalog: catalog.clone() })
+                    .commit(&Commit {
+                        dir,
+                        records: records.clone(),
+                        state: state.clone(),
+                        catalog: catalog.clone(),
+                        frees: false,
+                    })
                     .expect("commits");
                 assert!(usage.disk_bytes >= usage.active_bytes && usage.active_bytes > 0, "{usage:?}");
                 model.next += records.len() as u64;
@@ -278,6 +284,7 @@ fn commit(dir: DirId, seqs: std::ops::Range<u64>) -> Commit {
         records: seqs.clone().map(|seq| (seq, bytes(seq, 300))).collect(),
         state: seqs.end.to_be_bytes().to_vec(),
         catalog: Some(vec![1]),
+        frees: false,
     }
 }
 

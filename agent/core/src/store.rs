@@ -42,6 +42,9 @@ pub struct Commit {
     pub state: Vec<u8>,
     /// The catalogue, when it changed or the directory is new.
     pub catalog: Option<Vec<u8>>,
+    /// Nothing waits in the spool, and the directory is new: with this commit every other can go, so that it frees more
+    /// than it takes. On a full disk it may use the room that is kept for emptying the spool.
+    pub frees: bool,
 }
 
 /// One thing for the disk to do. Each is answered, in order.

@@ -49,7 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         in_dir += per_commit * bytes;
         let dir = *dirs.last().ok_or("a directory")?;
         let began = now();
-        let commit = Commit { dir, records, state: vec![7; 2_000], catalog: fresh.then(|| vec![8; 8_000]) };
+        let commit =
+            Commit { dir, records, state: vec![7; 2_000], catalog: fresh.then(|| vec![8; 8_000]), frees: false };
         let usage = store.commit(&commit)?;
         slowest = slowest.max(began.elapsed());
         highest = highest.max(usage.disk_bytes);

@@ -425,7 +425,7 @@ impl Store for SledStore {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<Usage, StoreError> {
-        let reserved = self.reserved(commit);
+        let reserved = Self::reserved(commit);
         self.in_place()?;
         let room = if reserved && !self.ballast { self.keep_free() } else { Ok(()) };
         let mut done = room.and_then(|()| self.try_commit(commit));

@@ -28,7 +28,7 @@ fn record(seq: u64) -> Vec<u8> {
 fn commit(id: DirId, seqs: std::ops::Range<u64>) -> Commit {
     let state = format!("state after {}", seqs.end - 1).into_bytes();
     let records = seqs.map(|seq| (seq, record(seq))).collect();
-    Commit { dir: id, records, state, catalog: Some(b"catalogue".to_vec()) }
+    Commit { dir: id, records, state, catalog: Some(b"catalogue".to_vec()), frees: false }
 }
 
 fn open(root: &Path) -> SledStore {
@@ -266,7 +266,13 @@ fn the_largest_records_make_no_blob_files() {
     let big = |seq: u64| vec![seq as u8; MAX_RECORD];
     for seq in 1..=24 {
         let state = vec![seq as u8; 100_000];
-        let commit = Commit { dir: dir(1), records: vec![(seq, big(seq))], state, catalog: Some(vec![7; 120_000]) };
+        let commit = Commit {
+            dir: dir(1),
+            records: vec![(seq, big(seq))],
+            state,
+            catalog: Some(vec![7; 120_000]),
+            frees: false,
+        };
         store.commit(&commit).expect("commits");
     }
     for seq in 1..=24 {

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let next = last + 1 + rng.u64(..5);
         let records = (last + 1..next).map(|seq| (seq, sample_record(seq))).collect();
         let catalog = (dirs.last() != Some(&dir)).then(|| b"catalogue".to_vec());
-        store.commit(&Commit { dir, records, state: (next - 1).to_be_bytes().to_vec(), catalog })?;
+        store.commit(&Commit { dir, records, state: (next - 1).to_be_bytes().to_vec(), catalog, frees: false })?;
         last = next - 1;
         out.write_all(format!("acked {last}\n").as_bytes())?;
         if dirs.last() != Some(&dir) {

@@ -11,6 +11,10 @@ use tributary_core::store::{Commit, DirId, Recovered, Store, StoreCommand, Store
 
 use crate::store::MemStore;
 
+const CAPACITY: u64 = 1 << 30;
+/// The agent's ballast.
+const RESERVE: u64 = 2 << 20;
+
 /// What the disk answers for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
@@ -43,9 +47,9 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(capacity: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            store: MemStore::new(capacity),
+            store: MemStore::new(CAPACITY),
             mood: Mood::Well,
             well_since: 0,
             queue: VecDeque::new(),
@@ -147,6 +151,16 @@ impl Disk {
         }
         self.queue.clear();
         self.begun = None;
+    }
+
+    /// Others take what is free of it, until somebody makes room.
+    pub(super) fn fill(&mut self) {
+        self.store.fill(RESERVE);
+    }
+
+    /// Somebody makes room.
+    pub(super) fn make_room(&mut self) {
+        self.store.resize(CAPACITY);
     }
 
     /// Another disk is put in its place.

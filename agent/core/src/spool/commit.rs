@@ -42,10 +42,13 @@ impl Spool {
     }
 
     pub(super) fn begin_commit(&mut self, now: Mono, ledger: &Ledger, losses: &Losses, snapshot: Snapshot) -> Commit {
-        if self.active_payload >= self.config.dir_bytes() && self.in_flight.is_none() {
-            self.active = DirId { epoch: self.epoch, first: self.durable + 1 };
-            self.active_payload = 0;
-            self.active_has_catalog = false;
+        let leaves = match &self.in_flight {
+            None => self.active_payload >= self.config.dir_bytes(),
+            // The active directory is there for its state record alone: the first commit into another lets it go.
+            Some(commit) => commit.full && !commit.records.is_empty() && self.is_drained(),
+        };
+        if leaves {
+            self.leave_active();
             self.condemn_finished();
         }
         self.commit_no += 1;
@@ -74,12 +77,18 @@ impl Spool {
             Some(dir) => {
                 commit.bare = true;
                 let catalog = snapshot.catalog_changed.then_some(snapshot.catalog);
-                Commit { dir, records: Vec::new(), state, catalog }
+                Commit { dir, records: Vec::new(), state, catalog, frees: false }
             }
             None => {
                 commit.with_catalog = snapshot.catalog_changed || !self.active_has_catalog;
                 let catalog = commit.with_catalog.then_some(snapshot.catalog);
-                Commit { dir: commit.dir, records: commit.records.clone(), state, catalog }
+                Commit {
+                    dir: commit.dir,
+                    records: commit.records.clone(),
+                    state,
+                    catalog,
+                    frees: self.frees(commit.dir),
+                }
             }
         };
         self.last_commit = now;
@@ -211,6 +220,7 @@ impl Spool {
                 self.retry_at = now + RETRY;
                 let full = matches!(error, StoreError::Full(_));
                 let damaged = matches!(error, StoreError::Damaged(_));
+                let last_resort = !bare && self.frees(commit.dir);
                 commit.full = full && !bare;
                 self.failing = Some(error);
                 self.in_flight = Some(commit);
@@ -219,8 +229,9 @@ impl Spool {
                     if drops {
                         self.evict(now, ledger, losses);
                     }
-                    // No commit can be made first: the room is needed for it. The newest has the only state record.
-                    let newest = self.newest_written().filter(|_| !drops);
+                    // No commit can be made first: the room is needed for it. The newest has the only state record, and
+                    // goes only from under an agent that shall never stop.
+                    let newest = self.newest_written().filter(|_| !(drops && last_resort));
                     for (dir, _) in self.condemned.extract_if(.., |(dir, _)| Some(*dir) != newest) {
                         self.commands.push_back(StoreCommand::Remove(dir));
                     }
@@ -258,14 +269,42 @@ impl Spool {
         }
     }
 
+    /// Whether everything that was committed is settled.
+    fn is_drained(&self) -> bool {
+        let waits = self.extents.front().is_some_and(|extent| {
+            let durable = extent.first..=self.durable;
+            !durable.is_empty() && self.settled.gaps(&durable).next().is_some()
+        });
+        !waits && self.uncounted.is_empty()
+    }
+
+    /// Whether a commit into `dir` lets every other directory go.
+    fn frees(&self, dir: DirId) -> bool {
+        self.is_drained() && dir == self.next_dir()
+    }
+
+    /// The directory that begins after what is durable.
+    fn next_dir(&self) -> DirId {
+        DirId { epoch: self.epoch, first: self.durable + 1 }
+    }
+
     /// The active directory cannot be written any more: what is committed in it is lost, what is not goes to a new one.
     pub(super) fn abandon_active(&mut self, now: Mono, ledger: &mut Ledger, losses: &mut Losses) {
         let lost = self.active;
-        let next = DirId { epoch: self.epoch, first: self.durable + 1 };
-        if next == lost {
-            return; // nothing of it is committed: the store has set it aside and makes it anew
+        self.leave_active();
+        // If nothing of it is committed, the store has set it aside and makes it anew.
+        if self.active != lost {
+            self.lose_dir(now, lost, Reason::SpoolDamaged, ledger, losses);
         }
-        // The batches of the failed commit move: their extents are cut off and made again.
+    }
+
+    /// Makes a new directory the active one, unless nothing is committed in this one.
+    fn leave_active(&mut self) {
+        let next = self.next_dir();
+        if next == self.active {
+            return;
+        }
+        // The batches of a failed commit move: their extents are cut off and made again.
         if let Some(commit) = &mut self.in_flight {
             commit.dir = next;
         }
@@ -285,9 +324,8 @@ impl Spool {
         }
         self.extents.append(&mut moved);
         self.active = next;
-        self.active_payload = self.pending_bytes as u64;
+        self.active_payload = self.in_flight.as_ref().map_or(0, |commit| commit.bytes as u64);
         self.active_has_catalog = false;
-        self.lose_dir(now, lost, Reason::SpoolDamaged, ledger, losses);
     }
 
     /// Is told that a directory is gone, or could not be removed (it will be, at the next start).
@@ -335,7 +373,11 @@ mod tests {
     const NOW: Mono = Mono::ZERO;
 
     fn spool() -> (Spool, Ledger, Losses) {
-        let config = Config { max_disk: 2 << 20, commit: Duration::ZERO, when_full: WhenFull::DropOldest };
+        spool_that(WhenFull::DropOldest)
+    }
+
+    fn spool_that(when_full: WhenFull) -> (Spool, Ledger, Losses) {
+        let config = Config { max_disk: 2 << 20, commit: Duration::ZERO, when_full };
         (Spool::start(config, NOW, Recovered::default(), |_| 7).spool, Ledger::default(), Losses::default())
     }
 
@@ -361,6 +403,44 @@ mod tests {
         assert_eq!((spool.first_retained(), ledger.lost()), (1, 5), "no state record says so yet");
         fill(&mut spool, 0, &mut ledger, &mut losses);
         assert_eq!(spool.first_retained(), 2);
+    }
+
+    /// On a full disk there may be no room but what is kept for emptying the spool. With all settled it is empty, and the
+    /// next commit may have that room: a new directory, with which the last one goes.
+    #[test]
+    fn a_full_disk_lets_the_last_directory_go() {
+        let (mut spool, mut ledger, mut losses) = spool_that(WhenFull::StopPolling);
+        let head = Head { zstd: false, readings: 5, catalog_rev: 1, body_crc32c: 0, oldest: Wall(0) };
+        let mut now = NOW;
+        let mut commit = |spool: &mut Spool, ledger: &Ledger, losses: &Losses| {
+            now = now + RETRY;
+            match spool.poll(now, ledger, losses, Snapshot::default) {
+                Some(StoreCommand::Commit(commit)) => (commit.dir.first, commit.records.len(), commit.frees),
+                other => panic!("{other:?}"),
+            }
+        };
+        let full = || Err(StoreError::Full("full".into()));
+        spool.push(head, alloc::vec![0; 100]);
+        assert_eq!(commit(&mut spool, &ledger, &losses), (1, 1, true), "the first of all");
+        spool.handle_committed(NOW, Ok(Usage::default()), &mut ledger, &mut losses);
+        for records in 1..=2 {
+            spool.push(head, alloc::vec![0; 100]);
+            assert_eq!(commit(&mut spool, &ledger, &losses), (1, records, false), "the first batch waits");
+            spool.handle_committed(NOW, full(), &mut ledger, &mut losses);
+        }
+        spool.settle(NOW, 1..=1, How::Delivered, &mut ledger, &mut losses);
+        for _ in 0..2 {
+            assert_eq!(commit(&mut spool, &ledger, &losses), (2, 2, true));
+            spool.handle_committed(NOW, full(), &mut ledger, &mut losses);
+        }
+        commit(&mut spool, &ledger, &losses);
+        assert_eq!(
+            spool.handle_committed(NOW, Ok(Usage::default()), &mut ledger, &mut losses).map(|d| d.upto),
+            Some(3)
+        );
+        let first = DirId { epoch: 7, first: 1 };
+        assert!(matches!(spool.poll_commands(NOW), Some(StoreCommand::Remove(dir)) if dir == first));
+        assert!(spool.place(2).is_ok_and(|place| place.is_some_and(|place| place.dir.first == 2)));
     }
 
     /// A state record that still names it would find it damaged after a crash.

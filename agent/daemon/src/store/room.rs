@@ -76,10 +76,9 @@ impl SledStore {
     }
 
     /// Whether this commit may not use the ballast. On a full disk it has to last for what empties the spool: reading,
-    /// removing, and state records that say what is settled. Records come after them, unless there is but one directory
-    /// left and so nothing else to remove.
-    pub(super) fn reserved(&self, commit: &Commit) -> bool {
-        !commit.records.is_empty() && self.sizes.keys().any(|id| *id != commit.dir)
+    /// removing, state records that say what is settled, and what lets the last directory go. Other records come after them.
+    pub(super) fn reserved(commit: &Commit) -> bool {
+        !commit.records.is_empty() && !commit.frees
     }
 
     /// Without the ballast its space is kept free instead, until there is enough to set it aside again.

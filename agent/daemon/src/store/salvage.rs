@@ -212,7 +212,8 @@ impl Salvage {
         db.resume_at(generation.max(self.mark.map(|mark| mark.generation)).unwrap_or(0), self.last());
         let (state, catalog) = self.state();
         // An empty state record is none: an older directory has the last one that is whole.
-        let mut commit = Commit { dir: id, records: Vec::new(), state: state.unwrap_or_default(), catalog };
+        let mut commit =
+            Commit { dir: id, records: Vec::new(), state: state.unwrap_or_default(), catalog, frees: false };
         let (mut bytes, mut records) = (0, 0_u64);
         for seq in self.seqs().into_iter().filter(|seq| *seq >= id.first) {
             let Some(record) = self.record(seq) else { continue };
