@@ -8,12 +8,15 @@ use std::fmt::Display;
 use std::fs::{self, File};
 use std::future::pending;
 use std::io;
+use std::iter;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
 
 /// How much of a log is shown when a test fails.
 const SHOWN_LOG: usize = 6_000;
@@ -91,12 +94,12 @@ impl Process {
     /// Everything it has said so far, without what was said under its name before it was started.
     #[must_use]
     pub fn log(&self) -> String {
-        self.logs().get(self.begins..).unwrap_or_default().to_owned()
+        String::from_utf8_lossy(self.logs().get(self.begins..).unwrap_or_default()).into_owned()
     }
 
     /// What was said under its name, in all its starts.
-    fn logs(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    fn logs(&self) -> Vec<u8> {
+        fs::read(&self.log).unwrap_or_default()
     }
 }
 
@@ -105,11 +108,8 @@ impl Drop for Process {
         self.kill();
         if thread::panicking() {
             let log = self.logs();
-            let mut from = log.len().saturating_sub(SHOWN_LOG);
-            while !log.is_char_boundary(from) {
-                from += 1;
-            }
-            eprintln!("---- end of the log of {}:\n{}", self.name, &log[from..]);
+            let end = &log[log.len().saturating_sub(SHOWN_LOG)..];
+            eprintln!("---- end of the log of {}:\n{}", self.name, String::from_utf8_lossy(end));
         }
     }
 }
@@ -132,6 +132,8 @@ pub async fn eventually_or<T, E: Display>(
     mut fact: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let mut looks = tokio::time::interval(LOOK);
+    // Looks that come late are not made up for, one after the other: devices and brokers live in this thread too.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missing = None;
     let waiting = async {
         loop {
@@ -164,14 +166,15 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.is_ok_and(|status| status.success()), "{name} to {pid}");
 }
 
-/// A port on loopback that was free a moment ago, for programs that cannot be given port 0.
+/// A port on loopback that was free a moment ago, for programs that cannot be given port 0. It is none of those that the
+/// kernel gives to others meanwhile.
 ///
 /// # Panics
 /// If the machine has no free port.
 #[must_use]
 pub fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    iter::repeat_with(|| fastrand::u16(10_000..32_768)).take(1_000).find(free).expect("loopback has a free port")
 }
 
 /// Whether somebody accepts connections there.
