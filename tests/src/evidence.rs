@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::OpenFlags;
+
+use crate::process::eventually;
 
 /// Where the evidence is.
 #[derive(Debug)]
@@ -71,7 +74,7 @@ impl Database {
         match self {
             Self::Sqlite(path) => {
                 let connection = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-                connection.busy_timeout(std::time::Duration::from_secs(5))?;
+                connection.busy_timeout(Duration::from_secs(5))?;
                 let mut statement = connection.prepare(sql)?;
                 let columns = statement.column_count();
                 let rows = statement.query_map([], |row| {
@@ -170,6 +173,18 @@ impl Database {
         let row = rows.first().ok_or_else(|| format!("no agent {agent}"))?;
         let at = |at: usize| row.get(at).and_then(Cell::int).unwrap_or_default();
         Ok(Ledger { admitted: at(0), delivered: at(1), held: at(2), filtered: at(3), lost: at(4) })
+    }
+
+    /// The law as the only agent told it last: waits until its end is known here.
+    ///
+    /// # Panics
+    /// If it is not known after a minute.
+    pub async fn last_word(&self, agent: &str) -> Ledger {
+        let last = "SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0";
+        eventually("the agent's last word", Duration::from_secs(60), async || {
+            if self.number(last).await.ok()? == 1 { self.ledger(agent).await.ok() } else { None }
+        })
+        .await
     }
 }
 

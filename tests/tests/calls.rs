@@ -125,11 +125,7 @@ async fn live_a_spot_that_has_gone_bad_is_salvaged_round() -> Result<(), Fault> 
     eventually("an empty spool", patience, async || agent.status().filter(done)).await;
     assert!(agent.stop().await.success());
     let database = Database::sqlite(&centre);
-    let ledger = eventually("the agent's last word", patience, async || {
-        let offline = database.number("SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0").await.ok()?;
-        if offline == 1 { database.ledger("gw").await.ok() } else { None }
-    })
-    .await;
+    let ledger = database.last_word("gw").await;
     assert!(ledger.holds(), "{ledger:?}");
     let rows = database.readings("plc", "count").await?;
     let readings = database.number("SELECT sum(readings) FROM loss").await?;

@@ -89,11 +89,7 @@ async fn live_receivers_die_between_commit_and_ack() -> Result<(), Fault> {
     })
     .await;
     assert!(agent.stop().await.success());
-    let ledger = eventually("the agent's last word", PATIENCE, async || {
-        let last = "SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0";
-        if database.number(last).await.ok()? == 1 { database.ledger("gw").await.ok() } else { None }
-    })
-    .await;
+    let ledger = database.last_word("gw").await;
     assert!(ledger.holds() && ledger.held == 0 && ledger.lost == 0, "{ledger:?}");
     let rows = database.readings("plc", "count").await?;
     every_count_once(&rows, &[])?;

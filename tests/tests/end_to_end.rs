@@ -166,15 +166,10 @@ async fn live_every_part_is_killed_and_nothing_is_lost_unsaid() -> Result<(), Fa
     .await;
     let ended = agent.stop().await;
     assert_eq!(ended.code(), Some(0));
-    let ledger = eventually("the agent's last word", PATIENCE, async || {
-        let offline = database.number("SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0").await.ok()?;
-        let ledger = database.ledger(AGENT).await.ok()?;
-        (offline == 1 && ledger.held == 0).then_some(ledger)
-    })
-    .await;
+    let ledger = database.last_word(AGENT).await;
 
     // The law, and the database against it.
-    assert!(ledger.holds(), "{ledger:?}");
+    assert!(ledger.holds() && ledger.held == 0, "{ledger:?}");
     assert_eq!(
         database.number("SELECT count(DISTINCT epoch) FROM batch").await?,
         1,
