@@ -10,6 +10,8 @@ use crate::process::{Process, eventually, free_port, listens, program};
 
 /// Room for what a receiver that is away has not taken.
 pub const QUEUE: &str = "max_queued_messages 100000";
+/// What a start or an end may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// mosquitto, started by the test.
 #[derive(Debug)]
@@ -52,10 +54,10 @@ impl Mosquitto {
     /// If it cannot be started.
     ///
     /// # Panics
-    /// If it does not end within 10 s.
+    /// If it does not end within a minute.
     pub async fn restart_with(&mut self, more: &str) -> io::Result<()> {
         self.process.terminate();
-        self.process.end(Duration::from_secs(10)).await;
+        self.process.end(PATIENCE).await;
         configure(&self.folder, self.port, more)?;
         self.restart().await
     }
@@ -113,7 +115,7 @@ async fn launch(folder: &Path, port: u16) -> io::Result<Process> {
     let mut command = Command::new(program("mosquitto", "Debian's mosquitto"));
     command.arg("-c").arg(folder.join("mosquitto.conf"));
     let mut process = Process::start("mosquitto", folder, &command)?;
-    eventually("mosquitto to listen", Duration::from_secs(10), async || {
+    eventually("mosquitto to listen", PATIENCE, async || {
         assert!(process.ended().is_none(), "mosquitto ended at once: {}", process.log());
         listens(port).then_some(())
     })

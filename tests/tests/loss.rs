@@ -36,13 +36,13 @@ async fn live_nothing_is_lost_on_a_link_cut_every_400_ms() -> Result<(), Fault> 
     );
     let configuration = Configuration::new("cut", &broker.url())
         .with_head(&head)
-        .bus("bus", device.address(), "1s")
+        .bus("bus", device.address(), "30s")
         .device("plc", "bus", 1, &format!("{PERIOD_MS}ms"))
         .point("count", "holding", 0, "u32");
     let mut agent = Agent::start(&folder.path().join("agent"), &configuration)?;
 
     let database = Database::sqlite(&file);
-    eventually("2,000 batches at the receiver", Duration::from_secs(180), async || {
+    eventually("2,000 batches at the receiver", Duration::from_secs(400), async || {
         agent.assert_alive();
         receiver.assert_alive();
         let batches = database.number("SELECT count(*) FROM batch").await.ok()?;
@@ -64,11 +64,7 @@ async fn live_nothing_is_lost_on_a_link_cut_every_400_ms() -> Result<(), Fault> 
     })
     .await;
     assert!(agent.stop().await.success());
-    let ledger = eventually("the agent's last word", Duration::from_secs(10), async || {
-        let offline = database.number("SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0").await.ok()?;
-        if offline == 1 { database.ledger("cut").await.ok() } else { None }
-    })
-    .await;
+    let ledger = database.last_word("cut").await;
     assert!(ledger.holds() && ledger.held == 0, "{ledger:?}");
 
     let batches = database.number("SELECT count(*) FROM batch").await?;

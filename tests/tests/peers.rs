@@ -43,7 +43,7 @@ async fn live_postgresql_keeps_what_it_committed() -> Result<(), Fault> {
     client.batch_execute("CREATE TABLE kept (value bigint); INSERT INTO kept VALUES (7)").await?;
     server.kill();
     // Its children end when they see that the postmaster is gone.
-    let patience = Duration::from_secs(10);
+    let patience = Duration::from_secs(60);
     eventually("the server's children to end", patience, async || client.query("SELECT 1", &[]).await.err()).await;
     server.restart().await?;
     let rows = server.connect().await?.query("SELECT value FROM kept", &[]).await?;
@@ -70,7 +70,7 @@ async fn live_mosquitto_keeps_messages_for_a_session_that_is_away() -> Result<()
     while !matches!(events.poll().await?, Event::Incoming(Packet::PubAck(_))) {}
 
     let (_client, mut events) = subscribed();
-    let message = tokio::time::timeout(Duration::from_secs(10), async {
+    let message = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             if let Event::Incoming(Packet::Publish(message)) = events.poll().await? {
                 return Ok::<_, Fault>(message);

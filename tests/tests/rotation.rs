@@ -112,7 +112,7 @@ impl Line {
         let device = Simulator::start(Registers::Counting, Duration::ZERO).await?;
         let configuration = Configuration::new("rotating", "")
             .with_head(&pki.head(broker.port()))
-            .bus("bus", device.address(), "1s")
+            .bus("bus", device.address(), "30s")
             .device("plc", "bus", 1, &format!("{PERIOD_MS}ms"))
             .point("count", "holding", 0, "u32");
         let agent = Agent::start_under(&folder.join("agent"), &configuration, under)?;
@@ -338,6 +338,7 @@ async fn live_without_a_certificate_it_polls_and_keeps() -> Result<(), Fault> {
     let new = line.pki.client(1);
     line.pki.write("client.pem", &new.chain, 0o644);
     line.pki.write("client.key", &new.key[..80], 0o600);
+    let stopped_ms = SystemClock::new().wall().0;
     assert!(line.agent.stop().await.success());
     line.agent.restart()?;
     line.complains("half written").await;
@@ -357,8 +358,7 @@ async fn live_without_a_certificate_it_polls_and_keeps() -> Result<(), Fault> {
         if last >= now_ms { Ok(rows) } else { Err(Fault::from(format!("{} ms behind", now_ms - last))) }
     })
     .await;
-    let from = rows.first().map_or(0, |row| row.at_ms);
-    assert!(rows.iter().filter(|row| row.at_ms < from + 3_000).count() > 100, "it polled from the start on: {rows:?}");
+    assert!(rows.iter().filter(|row| row.at_ms < stopped_ms).count() > 50, "it polled from the start on: {rows:?}");
     assert!(line.agent.stop().await.success());
     Ok(())
 }
@@ -394,7 +394,10 @@ async fn live_a_clock_of_1970_keeps_until_it_is_set() -> Result<(), Fault> {
     })
     .await;
     assert_eq!(line.database.number("SELECT count(*) FROM batch").await?, 0);
-    fs::write(&file, "+0")?;
+    // At once: the agent looks at it all the time.
+    let right = folder.path().join("right");
+    fs::write(&right, "+0")?;
+    fs::rename(&right, &file)?;
     line.has(0).await;
     eventually_or("what was kept in 1970 to arrive", SOON, async || {
         let rows = line.database.readings("plc", "count").await?;

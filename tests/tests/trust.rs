@@ -370,7 +370,7 @@ async fn s_server(folder: &Path, name: &str, arguments: &str) -> (Process, u16) 
     command.args(["s_server", "-rev", "-naccept", "2", "-accept", &format!("127.0.0.1:{port}")]);
     command.args(arguments.split_whitespace()).current_dir(folder);
     let mut process = Process::start(name, folder, &command).unwrap();
-    eventually("openssl s_server to listen", Duration::from_secs(10), async || {
+    eventually("openssl s_server to listen", Duration::from_secs(60), async || {
         assert!(process.ended().is_none(), "{}", process.log());
         listens(port).then_some(()) // this is one of the two that it accepts
     })
