@@ -419,7 +419,9 @@ async fn a_full_channel_loses_no_poll() {
     polls.extend(rig.take(120).await);
     rig.check(&polls, 20);
     let missed = polls.iter().filter(|poll| poll.outcome == Outcome::All(Status::CommFail)).count();
-    assert!((20..=60).contains(&missed), "{missed} polls of 3 requests in 300 ms");
+    assert!(missed >= 20, "{missed} polls of 3 requests in 300 ms");
+    // A machine that stands still meanwhile costs more polls, but not all that come after.
+    assert!(polls.len() - missed >= 60, "{missed} of {} polls", polls.len());
     for id in rig.requests.keys() {
         let stamps: Vec<_> = polls.iter().filter(|poll| poll.request == *id).map(|poll| poll.at.as_millis()).collect();
         let steps = (stamps.last().unwrap() - stamps[0] + 10) / 20;
