@@ -409,9 +409,12 @@ impl World {
     fn check_drained(&mut self, before: u64) {
         let agent = self.agent.as_ref().expect("the agent runs in peace");
         let durable = agent.spool().durable();
-        assert!(durable > before, "nothing became durable in five minutes of peace, but {before}: {durable}");
-        assert!(agent.uplink().healthy(), "ten minutes after the last fault the uplink is not healthy");
-        let backlog = agent.spool().backlog();
+        let (backlog, healthy) = (agent.spool().backlog(), agent.uplink().healthy());
+        assert!(
+            durable > before,
+            "nothing became durable in five minutes of peace: {backlog} batches wait, the uplink is healthy: {healthy}"
+        );
+        assert!(healthy, "ten minutes after the last fault the uplink is not healthy");
         assert!(backlog < 30, "ten minutes after the last fault {backlog} batches wait");
     }
 

@@ -6,8 +6,10 @@
 use tributary_tests::world::{Faults, World};
 
 /// Seeds that once failed.
-const KEPT: [u64; 18] =
-    [8, 19, 41, 55, 60, 62, 65, 70, 178, 351, 1_623, 2_515, 2_739, 7_545, 8_323, 12_574, 13_248, 17_106];
+const KEPT: [u64; 22] = [
+    8, 19, 41, 55, 60, 62, 65, 70, 178, 351, 1_623, 2_515, 2_739, 3_017, 3_509, 3_653, 6_076, 7_545, 8_323, 12_574,
+    13_248, 17_106,
+];
 
 fn live(seeds: impl Iterator<Item = u64>) {
     live_with(seeds, Faults::of);

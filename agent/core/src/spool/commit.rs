@@ -12,6 +12,7 @@ use tributary_protocols::time::Mono;
 use super::{Durable, Entry, Extent, How, InFlight, RETRY, Snapshot, Spool, WhenFull};
 use crate::ledger::Ledger;
 use crate::losses::Losses;
+use crate::record::Head;
 use crate::state;
 use crate::store::{Commit, DirId, StoreCommand, StoreError, Usage};
 
@@ -72,10 +73,12 @@ impl Spool {
         commit.commit_no = self.commit_no;
         commit.sent = true;
         let state = self.record(ledger, losses, &snapshot, commit.mark);
-        let rises = commit.full && self.mark < self.durable && self.mark < commit.mark;
-        let command = match self.newest_written().filter(|_| rises) {
+        // What waits may have to wait for a mark or a catalogue on the disk, where its records find no room.
+        let waits = self.mark < self.durable && self.mark < commit.mark || snapshot.catalog_changed;
+        let command = match self.newest_written().filter(|_| commit.full && waits) {
             Some(dir) => {
                 commit.bare = true;
+                commit.with_catalog = snapshot.catalog_changed;
                 let catalog = snapshot.catalog_changed.then_some(snapshot.catalog);
                 Commit { dir, records: Vec::new(), state, catalog, frees: false }
             }
@@ -186,7 +189,7 @@ impl Spool {
         losses: &mut Losses,
     ) -> Option<Durable> {
         let mut commit = self.in_flight.take()?;
-        let bare = core::mem::take(&mut commit.bare);
+        let (bare, with_catalog) = (core::mem::take(&mut commit.bare), commit.with_catalog);
         match result {
             Ok(usage) if bare => {
                 self.usage = usage;
@@ -194,7 +197,7 @@ impl Spool {
                 (commit.sent, commit.full, commit.given_up) = (false, false, None);
                 self.retry_at = now + RETRY;
                 self.in_flight = Some(commit);
-                Some(Durable { upto: self.durable, mark: self.mark(), with_catalog: false })
+                Some(Durable { upto: self.durable, mark: self.mark(), with_catalog })
             }
             Ok(usage) => {
                 self.failing = None;
@@ -202,7 +205,7 @@ impl Spool {
                 self.pending_bytes -= commit.bytes.min(self.pending_bytes);
                 self.durable = commit.records.last().map_or(self.durable, |(seq, _)| *seq).max(self.durable);
                 self.mark = self.mark.max(commit.mark);
-                self.active_has_catalog |= commit.with_catalog;
+                self.active_has_catalog |= with_catalog;
                 for (dir, commit_no) in core::mem::take(&mut self.condemned) {
                     if commit_no <= commit.commit_no {
                         self.commands.push_back(StoreCommand::Remove(dir));
@@ -213,25 +216,22 @@ impl Spool {
                 if self.config.when_full == WhenFull::DropOldest && self.over_quota() {
                     self.evict(now, ledger, losses);
                 }
-                Some(Durable { upto: self.durable, mark: self.mark(), with_catalog: commit.with_catalog })
+                Some(Durable { upto: self.durable, mark: self.mark(), with_catalog })
             }
             Err(error) => {
                 commit.sent = false;
                 self.retry_at = now + RETRY;
                 let full = matches!(error, StoreError::Full(_));
                 let damaged = matches!(error, StoreError::Damaged(_));
-                let last_resort = !bare && self.frees(commit.dir);
                 commit.full = full && !bare;
                 self.failing = Some(error);
                 self.in_flight = Some(commit);
                 if full {
-                    let drops = self.config.when_full == WhenFull::DropOldest;
-                    if drops {
+                    if self.config.when_full == WhenFull::DropOldest {
                         self.evict(now, ledger, losses);
                     }
-                    // No commit can be made first: the room is needed for it. The newest has the only state record, and
-                    // goes only from under an agent that shall never stop.
-                    let newest = self.newest_written().filter(|_| !(drops && last_resort));
+                    // No commit can be made first: the room is needed for it. The newest has the only state record.
+                    let newest = self.newest_written();
                     for (dir, _) in self.condemned.extract_if(.., |(dir, _)| Some(*dir) != newest) {
                         self.commands.push_back(StoreCommand::Remove(dir));
                     }
@@ -304,28 +304,49 @@ impl Spool {
         if next == self.active {
             return;
         }
-        // The batches of a failed commit move: their extents are cut off and made again.
+        // The batches of a failed commit move.
         if let Some(commit) = &mut self.in_flight {
             commit.dir = next;
         }
-        let durable = self.durable;
-        let mut moved = VecDeque::new();
-        while let Some(mut extent) = self.extents.pop_back() {
-            if extent.first > durable {
-                extent.dir = next;
-                moved.push_front(extent);
-                continue;
-            }
-            if extent.last() > durable {
-                moved.push_front(split_off(&mut extent, durable + 1, next));
-            }
-            self.extents.push_back(extent);
-            break;
+        let mut moved = self.cut_after_durable();
+        for extent in &mut moved {
+            extent.dir = next;
         }
         self.extents.append(&mut moved);
         self.active = next;
         self.active_payload = self.in_flight.as_ref().map_or(0, |commit| commit.bytes as u64);
         self.active_has_catalog = false;
+    }
+
+    /// The batches of a commit that failed wait again, without a place on the disk.
+    pub(super) fn take_back(&mut self) {
+        let Some(commit) = self.in_flight.take_if(|commit| !commit.sent) else { return };
+        self.cut_after_durable();
+        self.given_up = [commit.given_up, self.given_up].into_iter().flatten().min();
+        self.active_payload = self.active_payload.saturating_sub(commit.bytes as u64);
+        for (_, record) in commit.records.into_iter().rev() {
+            // Each was made with a head.
+            if let Some((head, _)) = Head::split(&record) {
+                self.pending.push_front((head, record));
+            }
+        }
+    }
+
+    /// Cuts off the extents of what is not durable.
+    fn cut_after_durable(&mut self) -> VecDeque<Extent> {
+        let mut cut = VecDeque::new();
+        while let Some(mut extent) = self.extents.pop_back() {
+            if extent.first > self.durable {
+                cut.push_front(extent);
+                continue;
+            }
+            if extent.last() > self.durable {
+                cut.push_front(split_off(&mut extent, self.durable + 1));
+            }
+            self.extents.push_back(extent);
+            break;
+        }
+        cut
     }
 
     /// Is told that a directory is gone, or could not be removed (it will be, at the next start).
@@ -336,8 +357,8 @@ impl Spool {
     }
 }
 
-/// Cuts the batches from `seq` on off `extent`, into directory `dir`.
-fn split_off(extent: &mut Extent, seq: u64, dir: DirId) -> Extent {
+/// Cuts the batches from `seq` on off `extent`.
+fn split_off(extent: &mut Extent, seq: u64) -> Extent {
     let offset = seq - extent.first;
     let entries = extent
         .entries
@@ -346,7 +367,7 @@ fn split_off(extent: &mut Extent, seq: u64, dir: DirId) -> Extent {
     let unsettled = entries.as_ref().map_or(0, |entries| entries.iter().map(|entry| u64::from(entry.readings)).sum());
     extent.unsettled -= unsettled.min(extent.unsettled);
     let cut = Extent {
-        dir,
+        dir: extent.dir,
         stored_first: extent.stored_first + offset,
         first: seq,
         count: extent.count - offset,
@@ -366,7 +387,6 @@ mod tests {
     use tributary_protocols::time::Wall;
 
     use super::*;
-    use crate::record::Head;
     use crate::spool::Config;
     use crate::store::Recovered;
 
@@ -441,6 +461,29 @@ mod tests {
         let first = DirId { epoch: 7, first: 1 };
         assert!(matches!(spool.poll_commands(NOW), Some(StoreCommand::Remove(dir)) if dir == first));
         assert!(spool.place(2).is_ok_and(|place| place.is_some_and(|place| place.dir.first == 2)));
+    }
+
+    /// Nothing is sent before the catalogue that names it is on the disk; and without an acknowledgement nothing makes room.
+    #[test]
+    fn a_full_disk_takes_a_new_catalogue_all_the_same() {
+        let (mut spool, mut ledger, mut losses) = spool_that(WhenFull::StopPolling);
+        fill(&mut spool, 0, &mut ledger, &mut losses);
+        let head = Head { zstd: false, readings: 5, catalog_rev: 2, body_crc32c: 0, oldest: Wall(0) };
+        spool.push(head, alloc::vec![0; 100]);
+        let changed = || Snapshot { catalog_changed: true, catalog: alloc::vec![2], ..Snapshot::default() };
+        let Some(StoreCommand::Commit(commit)) = spool.poll(NOW, &ledger, &losses, changed) else { panic!("a commit") };
+        assert_eq!((commit.dir.first, commit.records.len()), (2, 1));
+        spool.handle_committed(NOW, Err(StoreError::Full("full".into())), &mut ledger, &mut losses);
+        let Some(StoreCommand::Commit(commit)) = spool.poll(NOW + RETRY, &ledger, &losses, changed) else {
+            panic!("a commit")
+        };
+        assert_eq!((commit.dir.first, commit.records.len(), commit.catalog), (1, 0, Some(alloc::vec![2])));
+        let durable = spool.handle_committed(NOW, Ok(Usage::default()), &mut ledger, &mut losses);
+        assert!(durable.is_some_and(|durable| durable.with_catalog));
+        let Some(StoreCommand::Commit(commit)) = spool.poll(NOW + RETRY, &ledger, &losses, Snapshot::default) else {
+            panic!("a commit")
+        };
+        assert_eq!((commit.dir.first, commit.records.len()), (2, 1), "the batch is tried again");
     }
 
     /// A state record that still names it would find it damaged after a crash.

@@ -88,6 +88,7 @@ impl Spool {
     /// Whether every count that a new epoch needs is known: no commit under way, no partly settled run without its
     /// index. Asks for the indexes that are missing.
     pub fn ready_for_new_epoch(&mut self) -> bool {
+        self.take_back();
         if self.in_flight.is_some() {
             return false;
         }
