@@ -54,12 +54,15 @@ type = "bool"
 const VALUES: &str = "time,point,value\n0,plc/float,3.25\n0,plc/swapped,-123456\n0,plc/word,4711\n0,plc/tenths,-12.5\n\
                       0,plc/coil,1\n0,plc/contact,1\n";
 
-fn configuration(folder: &Path, name: &str, bus: &str, period: &str) -> PathBuf {
+/// The time-out where nothing but a busy machine keeps an answer back.
+const LONG: &str = "10s";
+
+fn configuration(folder: &Path, name: &str, bus: &str, period: &str, timeout: &str) -> PathBuf {
     let state = folder.join(format!("{name}-state"));
     fs::create_dir_all(&state).unwrap();
     let text = format!(
         "[agent]\nsite = \"s\"\nid = \"{name}\"\nstate_dir = {state:?}\n[uplink]\nurl = \"mqtt://127.0.0.1:9\"\n\
-         [[bus]]\nname = \"line\"\n{bus}\ntimeout = \"300ms\"\n[[device]]\nname = \"plc\"\nbus = \"line\"\nunit_id = 3\n\
+         [[bus]]\nname = \"line\"\n{bus}\ntimeout = \"{timeout}\"\n[[device]]\nname = \"plc\"\nbus = \"line\"\nunit_id = 3\n\
          addressing = \"zero\"\nperiod = \"{period}\"\n{POINTS}"
     );
     let file = folder.join(format!("{name}.toml"));
@@ -76,7 +79,7 @@ fn tributary() -> Command {
 /// `simulate` over TCP, with its port.
 async fn served(folder: &Path, more: &[&str]) -> (Process, u16) {
     let port = free_port();
-    let file = configuration(folder, "served", &format!("tcp = \"127.0.0.1:{port}\""), "10s");
+    let file = configuration(folder, "served", &format!("tcp = \"127.0.0.1:{port}\""), "10s", LONG);
     fs::write(folder.join("values.csv"), VALUES).unwrap();
     let mut command = tributary();
     command.args(["simulate", "--listen", &format!("127.0.0.1:{port}"), "-c"]).arg(file).args(more);
@@ -100,7 +103,7 @@ async fn line(folder: &Path) -> (Process, PathBuf, PathBuf) {
 /// `simulate` at one end of a serial line.
 async fn served_serial(folder: &Path, device: &Path, more: &[&str]) -> Process {
     let bus = format!("serial = {:?}\nbaud = 38400\nparity = \"none\"", folder.join("elsewhere"));
-    let file = configuration(folder, "served", &bus, "10s");
+    let file = configuration(folder, "served", &bus, "10s", LONG);
     fs::write(folder.join("values.csv"), VALUES).unwrap();
     let mut command = tributary();
     command.args(["simulate", "-c"]).arg(file).arg("--serial").arg(device).args(more);
@@ -174,6 +177,9 @@ async fn live_mbpoll_and_pymodbus_read_what_is_served_on_a_serial_line() {
     pymodbus_agrees(&output(Command::new(python()).arg(peer("modbus_client.py")).args(["rtu", &b, "38400"])).await);
 }
 
+/// Readings: point, value, status.
+type Seen = Vec<(String, Option<String>, String)>;
+
 /// Lines of `watch --json` of an agent, as they come.
 struct Watch {
     _process: Process,
@@ -191,8 +197,8 @@ impl Watch {
         Self { _process: process, file: folder.join("watch.log") }
     }
 
-    /// All readings so far: point, value, status.
-    fn seen(&self) -> Vec<(String, Option<String>, String)> {
+    /// All readings so far.
+    fn seen(&self) -> Seen {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -230,17 +236,24 @@ async fn live_the_agent_reads_a_pymodbus_slave_on_a_serial_line() {
         .unwrap();
     }
     let bus = format!("serial = {b:?}\nbaud = 38400\nparity = \"none\"");
-    let config = configuration(folder.path(), "agent", &bus, "200ms");
+    let config = configuration(folder.path(), "agent", &bus, "200ms", LONG);
     let text = fs::read_to_string(&config).unwrap().replace(POINTS, &points);
     fs::write(&config, text).unwrap();
     let mut run = tributary();
     run.args(["run", "-c"]).arg(&config);
     let _agent = Process::start("agent", folder.path(), &run).unwrap();
     let watch = Watch::start(folder.path(), &config).await;
-    let seen = eventually("five polls", PATIENCE, async || Some(watch.seen()).filter(|seen| seen.len() >= 200)).await;
+    let with_value = |seen: &Seen| seen.iter().filter(|(_, value, _)| value.is_some()).count();
+    let seen =
+        eventually("five polls", PATIENCE, async || Some(watch.seen()).filter(|seen| with_value(seen) >= 200)).await;
     for (point, value, status) in seen {
         let address: u32 = point.parse().unwrap();
-        assert_eq!((value, status.as_str()), (Some(((address * 31 + 7) % 65_536).to_string()), "GOOD"), "{point}");
+        let right = ((address * 31 + 7) % 65_536).to_string();
+        match value {
+            Some(value) => assert_eq!((value, status.as_str()), (right, "GOOD"), "{point}"),
+            // A slave that stands still for longer than a period costs a poll.
+            None => assert_eq!(status, "COMM_FAIL", "{point}"),
+        }
     }
 }
 
@@ -250,30 +263,28 @@ async fn live_noise_and_an_unplugged_adapter_give_no_wrong_value() {
     let (mut socat, a, b) = line(folder.path()).await;
     let faults = ["--fault", "corrupt:3", "--fault", "noise:5", "--fault", "double:2", "--fault", "truncate:2"];
     let mut simulate = served_serial(folder.path(), &a, &faults).await;
-    let config =
-        configuration(folder.path(), "agent", &format!("serial = {b:?}\nbaud = 38400\nparity = \"none\""), "100ms");
+    let bus = format!("serial = {b:?}\nbaud = 38400\nparity = \"none\"");
+    // What noise has eaten is waited for in vain: not for long.
+    let config = configuration(folder.path(), "agent", &bus, "100ms", "300ms");
     let mut run = tributary();
     run.args(["run", "-c"]).arg(&config);
     let _agent = Process::start("agent", folder.path(), &run).unwrap();
     let watch = Watch::start(folder.path(), &config).await;
-    let good =
-        |seen: &[(String, Option<String>, String)]| seen.iter().filter(|(_, _, status)| status == "GOOD").count();
-    let before =
-        eventually("values through noise", PATIENCE, async || Some(good(&watch.seen())).filter(|good| *good >= 120))
-            .await;
+    let count = |what: &str| watch.seen().iter().filter(|(_, _, status)| status == what).count();
+    eventually("values through noise", PATIENCE, async || (count("GOOD") >= 120).then_some(())).await;
     // The adapter is unplugged, and comes back as another node under the same name.
     socat.kill();
     simulate.kill();
     for end in [&a, &b] {
         let _ = fs::remove_file(end);
     }
-    eventually("failures", PATIENCE, async || {
-        watch.seen().iter().any(|(_, value, status)| value.is_none() && status == "COMM_FAIL").then_some(())
-    })
-    .await;
+    // Noise had some fail before: five polls more are its work no longer.
+    let failed = count("COMM_FAIL");
+    eventually("failures", PATIENCE, async || (count("COMM_FAIL") >= failed + 30).then_some(())).await;
+    let before = count("GOOD");
     let (_socat, a, _) = line(folder.path()).await;
     let _simulate = served_serial(folder.path(), &a, &faults).await;
-    eventually("values again", PATIENCE, async || (good(&watch.seen()) >= before + 30).then_some(())).await;
+    eventually("values again", PATIENCE, async || (count("GOOD") >= before + 30).then_some(())).await;
     for (point, value, status) in watch.seen() {
         match value {
             Some(value) => assert!(is_right(&point, &value), "{point} = {value}"),
@@ -318,7 +329,7 @@ async fn live_tshark_finds_no_malformed_frame() {
         let more: Vec<&str> = flag.into_iter().collect();
         let (_simulate, port) = served(folder.path(), &more).await;
         let (own, passed) = recorder(port).await;
-        let config = configuration(folder.path(), "agent", &format!("{key} = \"127.0.0.1:{own}\""), "200ms");
+        let config = configuration(folder.path(), "agent", &format!("{key} = \"127.0.0.1:{own}\""), "200ms", LONG);
         let mut run = tributary();
         run.args(["run", "-c"]).arg(&config);
         let mut agent = Process::start("agent", folder.path(), &run).unwrap();
