@@ -7,14 +7,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tributary::clock::SystemClock;
 use tributary::config::{FileRef, UplinkConfig};
 use tributary::tls::trust::Trust;
 use tributary_protocols::time::Clock;
-use tributary_tests::process::{binary, program};
+use tributary_tests::process::{Process, binary, eventually, program};
 
+/// Far longer than a start or an end takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 const BAD_CONFIGURATION: i32 = 78;
 
 /// A gateway, and an authority beside it.
@@ -66,6 +69,18 @@ impl Bench {
 
     fn enroll(&self, arguments: &[&str]) -> Output {
         self.command("enroll", arguments).output().unwrap()
+    }
+
+    /// Runs the agent until it says that it does, or ends by itself; its exit code, and what it said.
+    async fn run(&self) -> (Option<i32>, String) {
+        let mut agent = Process::start("agent", self.folder.path(), &self.command("run", &[])).unwrap();
+        eventually("the agent to run or to end", PATIENCE, async || {
+            (agent.log().contains("the agent runs") || agent.ended().is_some()).then_some(())
+        })
+        .await;
+        agent.terminate();
+        let code = agent.end(PATIENCE).await.code();
+        (code, agent.log())
     }
 
     /// Which makes a certificate of the request that waits.
@@ -201,28 +216,19 @@ fn live_a_kill_at_any_step_leaves_a_pair() {
 }
 
 /// A card in another machine is noticed before anything is sent; one command says what it is.
-#[test]
-fn live_a_copied_card_does_not_speak_for_the_first() {
+#[tokio::test]
+async fn live_a_copied_card_does_not_speak_for_the_first() {
     let bench = Bench::new();
     assert!(bench.enroll(&[]).status.success());
     bench.sign("ca", "ext", "first.pem", "-days 9");
     assert!(bench.enroll(&["--certificate", "first.pem"]).status.success());
-    // `timeout` ends what runs as it should.
-    let run = || {
-        let mut command = Command::new("timeout");
-        command
-            .args(["1", "sh", "-c", "\"$0\" run -c agent.toml & trap 'kill $!' TERM; wait $!"])
-            .arg(binary("tributary"));
-        let output = command.current_dir(bench.folder.path()).output().unwrap();
-        (output.status.code(), said(&output))
-    };
-    let (_, log) = run();
+    let (_, log) = bench.run().await;
     assert!(log.contains("the agent runs") && bench.path("state/machine.json").exists(), "{log}");
-    let (_, log) = run();
+    let (_, log) = bench.run().await;
     assert!(log.contains("the agent runs"), "the same machine: {log}");
 
     bench.identity("gw-1", "two");
-    let (code, log) = run();
+    let (code, log) = bench.run().await;
     assert_eq!(code, Some(BAD_CONFIGURATION), "{log}");
     assert!(
         log.contains("of another machine") && log.contains("--machine moved") && !log.contains("the agent runs"),
@@ -231,7 +237,7 @@ fn live_a_copied_card_does_not_speak_for_the_first() {
     // The board was replaced.
     let moved = bench.enroll(&["--machine", "moved"]);
     assert!(moved.status.success() && said(&moved).contains("this machine's from now on"), "{}", said(&moved));
-    let (_, log) = run();
+    let (_, log) = bench.run().await;
     assert!(log.contains("the agent runs"), "{log}");
 
     // The card was copied: not under the same id, and not with the same key or readings.
@@ -247,6 +253,6 @@ fn live_a_copied_card_does_not_speak_for_the_first() {
     assert!(bench.path("state/spool-copied-1").is_dir() && !bench.path("state/spool").exists());
     bench.sign("ca", "ext", "second.pem", "-days 9");
     assert!(bench.enroll(&["--certificate", "second.pem"]).status.success());
-    let (_, log) = run();
+    let (_, log) = bench.run().await;
     assert!(log.contains("the agent runs"), "{log}");
 }
