@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -17,6 +17,8 @@ use tributary_tests::evidence::Fault;
 use tributary_tests::process::{Process, binary, eventually, python};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the device is imported at the most.
+const IMPORTS: usize = 3;
 
 /// A point as pysunspec2 has it: address, type, scaled value.
 type Known = (u16, String, Json);
@@ -115,7 +117,14 @@ async fn live_discovery_agrees_with_pysunspec2() -> Result<(), Fault> {
 
     let mut import = Command::new(binary("tributary"));
     import.args(["import", "sunspec", "--unit-id", "1", "--tcp", &address.to_string(), "--models", &said("models ")]);
-    let output = tokio::task::spawn_blocking(move || import.output()).await??;
+    // It gives each of some hundred answers two seconds, which a busy machine may well exceed once: that alone is no fault.
+    let output = tokio::task::spawn_blocking(move || {
+        let late = |output: &Output| {
+            !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("no answer in time")
+        };
+        (1..IMPORTS).try_fold(import.output()?, |output, _| if late(&output) { import.output() } else { Ok(output) })
+    })
+    .await??;
     let left_out = String::from_utf8(output.stderr)?;
     assert!(output.status.success(), "{left_out}");
     let profile: Profile = toml::from_str(&String::from_utf8(output.stdout)?)?;
