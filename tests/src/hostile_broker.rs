@@ -503,9 +503,13 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::process::eventually;
 
-    /// A client that connects and publishes one message at QoS 1; gives what the broker said.
-    async fn publish(broker: &HostileBroker) -> Vec<u8> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A client that connects and publishes one message at QoS 1; gives what the broker said: so much at the least, and
+    /// its faults are played. Time is given only to what should not come.
+    async fn publish(broker: &HostileBroker, least: usize) -> Vec<u8> {
         let mut stream = TcpStream::connect(broker.address()).await.expect("it listens");
         let mut bytes = BytesMut::new();
         let mut message = Publish::new("edge/v1/s/a/data/l", QoS::AtLeastOnce, *b"body");
@@ -515,18 +519,28 @@ mod tests {
         }
         stream.write_all(&bytes).await.expect("it reads");
         let mut said = BytesMut::new();
-        let reading = async { while stream.read_buf(&mut said).await.is_ok_and(|read| read > 0) {} };
+        let reading =
+            async { while said.len() < least && stream.read_buf(&mut said).await.is_ok_and(|read| read > 0) {} };
+        tokio::time::timeout(PATIENCE, reading).await.expect("it answers");
+        let faults = broker.shared.plan.acks.len() + broker.shared.plan.connects.len();
+        eventually("its faults", PATIENCE, async || {
+            let record = broker.record();
+            (record.acks.values().chain(record.connects.values()).sum::<u64>() == faults as u64).then_some(())
+        })
+        .await;
+        let more = async { while stream.read_buf(&mut said).await.is_ok_and(|read| read > 0) {} };
         // Silence is an answer too.
-        let _ = tokio::time::timeout(Duration::from_millis(100), reading).await;
+        let _ = tokio::time::timeout(Duration::from_millis(100), more).await;
         said.to_vec()
     }
 
-    async fn with(acks: Vec<AckFault>, connects: Vec<ConnectFault>) -> (Vec<u8>, bool) {
+    /// What it says, of which so many bytes are waited for, and whether it passed the message on.
+    async fn with(acks: Vec<AckFault>, connects: Vec<ConnectFault>, least: usize) -> (Vec<u8>, bool) {
         let late = Duration::from_millis(5);
         let plan = Plan { seed: 1, acks, ack_percent: 100, connects, connect_percent: 100, late, ..Plan::honest() };
         let broker = HostileBroker::start(plan).await.expect("loopback");
         let mut tap = broker.tap("edge/v1/+/+/data/+");
-        let said = publish(&broker).await;
+        let said = publish(&broker, least).await;
         let passed_on = tokio::time::timeout(Duration::from_millis(1), tap.next()).await.is_ok();
         (said, passed_on)
     }
@@ -537,18 +551,18 @@ mod tests {
     #[tokio::test]
     async fn each_fault_is_what_it_says() {
         let right = [CONNACK, PUBACK].concat();
-        assert_eq!(with(vec![], vec![]).await, (right.clone(), true));
-        assert_eq!(with(vec![AckFault::Missing], vec![]).await, (CONNACK.to_vec(), true));
-        assert_eq!(with(vec![AckFault::Late], vec![]).await, (right.clone(), true));
-        assert_eq!(with(vec![AckFault::Doubled], vec![]).await, ([CONNACK, PUBACK, PUBACK].concat(), true));
-        assert_eq!(with(vec![AckFault::WrongId], vec![]).await.0[4..], [0x40, 2, 0, 10]);
-        assert_eq!(with(vec![AckFault::Forgotten], vec![]).await, (right, false), "PUBACKed and gone");
-        assert!(!with(vec![AckFault::ResetBefore], vec![]).await.1);
-        assert_eq!(with(vec![AckFault::Pubrec], vec![]).await.0[4..], [0x50, 2, 0, 3]);
-        assert_eq!(with(vec![AckFault::Huge], vec![]).await.0[4..6], [0x30, 0xFF]);
-        assert_eq!(with(vec![], vec![ConnectFault::Refused]).await, (vec![0x20, 2, 0, 5], false));
-        assert_eq!(with(vec![], vec![ConnectFault::Silent]).await, (vec![], false));
-        assert_eq!(with(vec![], vec![ConnectFault::ClaimsSession]).await.0[..4], [0x20, 2, 1, 0]);
+        assert_eq!(with(vec![], vec![], 8).await, (right.clone(), true));
+        assert_eq!(with(vec![AckFault::Missing], vec![], 4).await, (CONNACK.to_vec(), true));
+        assert_eq!(with(vec![AckFault::Late], vec![], 8).await, (right.clone(), true));
+        assert_eq!(with(vec![AckFault::Doubled], vec![], 12).await, ([CONNACK, PUBACK, PUBACK].concat(), true));
+        assert_eq!(with(vec![AckFault::WrongId], vec![], 8).await.0[4..], [0x40, 2, 0, 10]);
+        assert_eq!(with(vec![AckFault::Forgotten], vec![], 8).await, (right, false), "PUBACKed and gone");
+        assert!(!with(vec![AckFault::ResetBefore], vec![], 0).await.1);
+        assert_eq!(with(vec![AckFault::Pubrec], vec![], 8).await.0[4..], [0x50, 2, 0, 3]);
+        assert_eq!(with(vec![AckFault::Huge], vec![], 6).await.0[4..6], [0x30, 0xFF]);
+        assert_eq!(with(vec![], vec![ConnectFault::Refused], 4).await, (vec![0x20, 2, 0, 5], false));
+        assert_eq!(with(vec![], vec![ConnectFault::Silent], 0).await, (vec![], false));
+        assert_eq!(with(vec![], vec![ConnectFault::ClaimsSession], 4).await.0[..4], [0x20, 2, 1, 0]);
     }
 
     #[tokio::test]

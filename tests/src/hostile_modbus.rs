@@ -449,13 +449,29 @@ mod tests {
 
     const ASK: [u8; 12] = [0, 1, 0, 0, 0, 6, 1, READ_HOLDING, 0, 0, 0, 2];
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Asks once on each of so many connections. What it answered, as soon as its record has the question or what became
+    /// of the connection: time is given only to what comes late or never.
     async fn ask(plan: Plan, times: usize) -> (Vec<Vec<u8>>, Record) {
         let device = HostileModbus::start(plan).await.expect("loopback");
         let mut answers = Vec::new();
         for _ in 0..times {
+            let done = |record: &Record| {
+                let ended =
+                    record.played.iter().filter(|(fault, _)| fault.at_connect() && **fault != Fault::ConnectBanner);
+                record.requests + ended.map(|(_, times)| times).sum::<u64>()
+            };
+            let before = done(&device.record());
             let mut stream = TcpStream::connect(device.address()).await.expect("it listens");
             let mut answer = vec![0; 64];
             let sent = stream.write_all(&ASK).await;
+            let played = async {
+                while done(&device.record()) == before {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, played).await.expect("it reads the question");
             let read = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut answer)).await;
             answer.truncate(sent.ok().and(read.ok()).and_then(Result::ok).unwrap_or(0));
             answers.push(answer);

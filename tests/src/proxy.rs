@@ -228,7 +228,9 @@ async fn carry(
 mod tests {
     use super::*;
     use crate::modbus_device::{Registers, Simulator};
+    use crate::process::eventually;
 
+    const PATIENCE: Duration = Duration::from_secs(30);
     const ASK: [u8; 12] = [0, 1, 0, 0, 0, 6, 1, 3, 0, 0, 0, 2];
 
     async fn ask(stream: &mut TcpStream) -> io::Result<[u8; 13]> {
@@ -266,8 +268,10 @@ mod tests {
         assert!(ask(&mut stream).await.is_err(), "what stood meanwhile is cut");
         let mut again = TcpStream::connect(proxy.address()).await.expect("it listens again");
         proxy.arm(true);
-        let silence = tokio::time::timeout(Duration::from_millis(50), ask(&mut again)).await;
-        assert!(silence.is_err() && proxy.caught() == 1, "{silence:?}");
+        again.write_all(&ASK).await.expect("it reads");
+        eventually("the piece", PATIENCE, async || (proxy.caught() == 1).then_some(())).await;
+        let silence = tokio::time::timeout(Duration::from_millis(50), again.read(&mut [0])).await;
+        assert!(silence.is_err(), "{silence:?}");
         let mut other = TcpStream::connect(proxy.address()).await.expect("it listens on");
         assert!(ask(&mut other).await.is_ok(), "one alone is snared");
     }
