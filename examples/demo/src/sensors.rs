@@ -37,7 +37,8 @@ impl Sensor {
     /// Starts it. Must be called within a tokio runtime.
     pub(crate) fn start(name: &'static str, port: u16, seed: u64) -> Self {
         let mut options = MqttOptions::new(name, "127.0.0.1", port);
-        options.set_keep_alive(Duration::from_secs(5));
+        // It would take a broker that a busy machine holds up for a lost one: nothing here is to end a connection.
+        options.set_keep_alive(Duration::from_secs(60));
         let (client, events) = AsyncClient::new(options, 64);
         let notes = Arc::new(Mutex::new(Notes::default()));
         let publishing = tokio::spawn(publish(name, client, Arc::clone(&notes), fastrand::Rng::with_seed(seed)));
