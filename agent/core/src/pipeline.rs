@@ -342,7 +342,7 @@ impl Pipeline {
 
     /// Whether commits may begin: in doubt, none under the old numbers any more.
     fn commits(&self) -> bool {
-        self.doubt.is_none() || self.spool.is_committing()
+        self.doubt.is_none()
     }
 
     /// Whether a clean stop has come to its end.

@@ -15,9 +15,10 @@
 //! 3. Every reading in an extent is in `unsettled` of that extent until it is counted as delivered or lost, once. The
 //!    count of a single batch is in the directory's index; where that was not read yet, the range waits in `uncounted`.
 //! 4. A directory is removed only after a commit in whose state record no extent names it, unless the disk is full and
-//!    cannot take that commit.
-//! 5. A full disk is emptied by what is acknowledged, and nothing is published above the stored mark. So a commit whose
-//!    records do not fit is tried without them when the mark has to rise: the store keeps room for that.
+//!    cannot take that commit; the one with the state record in force never is.
+//! 5. A full disk is emptied by what is acknowledged, and nothing is published above the stored mark or under a catalogue
+//!    that is not stored. So a commit whose records do not fit is tried without them when mark or catalogue are waited
+//!    for: the store keeps room for that, and for the first commit into a new directory, which lets the last one go.
 //!
 //! # Limits
 //! One commit in flight. Sealed batches wait for it up to [`MAX_PENDING`] bytes; beyond that `has_room` is false and the
@@ -199,6 +200,8 @@ pub struct Spool {
     pending_bytes: usize,
     in_flight: Option<InFlight>,
     active: DirId,
+    /// The newest directory into which a commit has gone: it has the state record in force.
+    newest: Option<DirId>,
     active_payload: u64,
     active_has_catalog: bool,
     condemned: Vec<(DirId, u64)>,
@@ -432,12 +435,6 @@ impl Spool {
     #[must_use]
     pub fn next_commit_spacing(&self) -> Mono {
         self.last_commit + self.config.commit
-    }
-
-    /// Whether a commit is under way or waits to be tried again.
-    #[must_use]
-    pub fn is_committing(&self) -> bool {
-        self.in_flight.is_some()
     }
 
     /// Whether a commit or another command is under way or due.

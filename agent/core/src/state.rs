@@ -20,7 +20,7 @@ pub struct State {
     /// The epoch in force.
     #[prost(fixed64, tag = "2")]
     pub epoch: u64,
-    /// Highest seq that this commit makes durable.
+    /// Highest seq that this commit makes durable, or would if the disk had room for more than this record.
     #[prost(uint64, tag = "3")]
     pub last_seq: u64,
     /// Highest seq that may have been published (rule 2).

@@ -33,7 +33,7 @@ pub struct DirId {
 /// What becomes durable together.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// The active directory; made if it is not there.
+    /// The active directory, made if it is not there; for a state record alone it may be the one before.
     pub dir: DirId,
     /// Sealed batches with their stored seq, ascending and without holes; each at most
     /// [`MAX_RECORD`](crate::limits::MAX_RECORD) bytes.
@@ -42,8 +42,8 @@ pub struct Commit {
     pub state: Vec<u8>,
     /// The catalogue, when it changed or the directory is new.
     pub catalog: Option<Vec<u8>>,
-    /// Nothing waits in the spool, and the directory is new: with this commit every other can go, so that it frees more
-    /// than it takes. On a full disk it may use the room that is kept for emptying the spool.
+    /// Nothing waits in the spool, and nothing in this directory: with this commit every other can go. On a full disk it
+    /// may use the room that is kept for emptying the spool.
     pub frees: bool,
 }
 

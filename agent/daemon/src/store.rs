@@ -53,14 +53,12 @@ const IDLE_COMMITS: u32 = 16;
 const READ_TRIES: u32 = 5;
 /// How often each directory could not be read in a row.
 pub type Tries = BTreeMap<DirId, u32>;
-/// Backend and version of what is written here.
-const FORMAT: &str = "sled 3";
 
 /// Space that is not for records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// Bytes given up when nothing else helps against a full disk, for reading, removing and state records first. Opening a database may take one sled segment of
-    /// 512 KB each for two of them, and 1 MB for snapshots and the rest.
+    /// Bytes given up when nothing else helps against a full disk, for what empties the spool. Opening a database may take
+    /// one sled segment of 512 KB each for two of them, and 1 MB for snapshots and the rest.
     pub ballast: u64,
     /// Most bytes of directories set aside, and again of refused records.
     pub kept: u64,
@@ -128,7 +126,7 @@ impl SledStore {
             ballast: disk::blocks(&root.join("ballast")) >= reserve.ballast.max(1),
             lock,
         };
-        this.with_room(|this| check_format(&this.root))?;
+        this.with_room(|this| disk::check_format(&this.root))?;
         Ok(this)
     }
 
@@ -340,7 +338,14 @@ impl SledStore {
         if let (false, Some(last)) = (want_state, mark::left(&path)) {
             return Ok(Some(Survey { last, state: None }));
         }
-        let db = self.open_whole(id)?;
+        let db = match self.open_whole(id) {
+            // Its room is wanted.
+            Err(Fault::Full(_)) if !mark::begun(&path)? => {
+                disk::remove(&self.root, id)?;
+                return Ok(None);
+            }
+            db => db?,
+        };
         let last = match db.last() {
             Some(last) => last,
             None => match db.index()?.last() {
@@ -477,22 +482,4 @@ impl Store for SledStore {
 /// A database that has panicked may do so again while it is dropped.
 fn close(db: Option<Database>) {
     drop(catch_unwind(AssertUnwindSafe(|| drop(db))));
-}
-
-/// Writes the format of a new spool; refuses that of another version. The line bears its checksum, so that damage to it
-/// is not taken for another version.
-fn check_format(root: &Path) -> Result<(), Fault> {
-    let path = root.join("SPOOL_FORMAT");
-    let line = |format: &str| format!("{format} {:08x}\n", parts::crc32c(format.as_bytes()));
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    if found == line(FORMAT) {
-        return Ok(());
-    }
-    let format = found.trim_end().rsplit_once(' ').map_or("", |(format, _)| format);
-    if found == line(format) {
-        let text = format!("the spool {} has format `{format}`; this version reads `{FORMAT}`", root.display());
-        return Err(Fault::Foreign(text));
-    }
-    disk::write_synced(&path, line(FORMAT).as_bytes())?;
-    disk::sync_dir(root)
 }

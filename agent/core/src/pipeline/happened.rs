@@ -117,9 +117,8 @@ impl Pipeline {
                 );
                 self.outputs.extend(publish.map(Output::Publish));
             }
-            StoreReply::Removed(_, result) | StoreReply::Quarantined(_, _, result) => {
-                self.spool.handle_removed(result);
-            }
+            StoreReply::Removed(dir, result) => self.spool.handle_removed(dir, result),
+            StoreReply::Quarantined(_, _, result) => self.spool.handle_quarantined(result),
         }
         self.tell_losses();
     }

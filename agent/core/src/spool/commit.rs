@@ -73,9 +73,9 @@ impl Spool {
         commit.commit_no = self.commit_no;
         commit.sent = true;
         let state = self.record(ledger, losses, &snapshot, commit.mark);
-        // What waits may have to wait for a mark or a catalogue on the disk, where its records find no room.
-        let waits = self.mark < self.durable && self.mark < commit.mark || snapshot.catalog_changed;
-        let command = match self.newest_written().filter(|_| commit.full && waits) {
+        // What is durable may have to wait for a mark or a catalogue on the disk, where the records find no room.
+        let waits = snapshot.raise_mark && (self.mark < self.durable || snapshot.catalog_changed);
+        let command = match self.newest.filter(|_| commit.full && waits) {
             Some(dir) => {
                 commit.bare = true;
                 commit.with_catalog = snapshot.catalog_changed;
@@ -202,6 +202,7 @@ impl Spool {
             Ok(usage) => {
                 self.failing = None;
                 self.usage = usage;
+                self.newest = Some(commit.dir);
                 self.pending_bytes -= commit.bytes.min(self.pending_bytes);
                 self.durable = commit.records.last().map_or(self.durable, |(seq, _)| *seq).max(self.durable);
                 self.mark = self.mark.max(commit.mark);
@@ -231,7 +232,7 @@ impl Spool {
                         self.evict(now, ledger, losses);
                     }
                     // No commit can be made first: the room is needed for it. The newest has the only state record.
-                    let newest = self.newest_written();
+                    let newest = self.newest;
                     for (dir, _) in self.condemned.extract_if(.., |(dir, _)| Some(*dir) != newest) {
                         self.commands.push_back(StoreCommand::Remove(dir));
                     }
@@ -241,12 +242,6 @@ impl Spool {
                 None
             }
         }
-    }
-
-    /// The newest directory into which a commit has gone.
-    fn newest_written(&self) -> Option<DirId> {
-        let durable = self.extents.iter().filter(|extent| extent.first <= self.durable).map(|extent| extent.dir);
-        durable.chain(self.condemned.iter().map(|(dir, _)| *dir)).max()
     }
 
     pub(super) fn over_quota(&self) -> bool {
@@ -271,11 +266,7 @@ impl Spool {
 
     /// Whether everything that was committed is settled.
     fn is_drained(&self) -> bool {
-        let waits = self.extents.front().is_some_and(|extent| {
-            let durable = extent.first..=self.durable;
-            !durable.is_empty() && self.settled.gaps(&durable).next().is_some()
-        });
-        !waits && self.uncounted.is_empty()
+        self.next_unsettled(0).is_none() && self.uncounted.is_empty()
     }
 
     /// Whether a commit into `dir` lets every other directory go.
@@ -323,7 +314,6 @@ impl Spool {
         let Some(commit) = self.in_flight.take_if(|commit| !commit.sent) else { return };
         self.cut_after_durable();
         self.given_up = [commit.given_up, self.given_up].into_iter().flatten().min();
-        self.active_payload = self.active_payload.saturating_sub(commit.bytes as u64);
         for (_, record) in commit.records.into_iter().rev() {
             // Each was made with a head.
             if let Some((head, _)) = Head::split(&record) {
@@ -349,8 +339,16 @@ impl Spool {
         cut
     }
 
-    /// Is told that a directory is gone, or could not be removed (it will be, at the next start).
-    pub fn handle_removed(&mut self, result: Result<Usage, StoreError>) {
+    /// Is told that a directory is gone, or could not be removed: it is tried again after the next commit.
+    pub fn handle_removed(&mut self, dir: DirId, result: Result<Usage, StoreError>) {
+        match result {
+            Ok(usage) => self.usage = usage,
+            Err(_) => self.condemned.push((dir, self.commit_no + 1)),
+        }
+    }
+
+    /// Is told that a record is kept for the owner, or could not be.
+    pub fn handle_quarantined(&mut self, result: Result<Usage, StoreError>) {
         if let Ok(usage) = result {
             self.usage = usage;
         }
@@ -470,7 +468,8 @@ mod tests {
         fill(&mut spool, 0, &mut ledger, &mut losses);
         let head = Head { zstd: false, readings: 5, catalog_rev: 2, body_crc32c: 0, oldest: Wall(0) };
         spool.push(head, alloc::vec![0; 100]);
-        let changed = || Snapshot { catalog_changed: true, catalog: alloc::vec![2], ..Snapshot::default() };
+        let changed =
+            || Snapshot { catalog_changed: true, catalog: alloc::vec![2], raise_mark: true, ..Snapshot::default() };
         let Some(StoreCommand::Commit(commit)) = spool.poll(NOW, &ledger, &losses, changed) else { panic!("a commit") };
         assert_eq!((commit.dir.first, commit.records.len()), (2, 1));
         spool.handle_committed(NOW, Err(StoreError::Full("full".into())), &mut ledger, &mut losses);
@@ -484,6 +483,33 @@ mod tests {
             panic!("a commit")
         };
         assert_eq!((commit.dir.first, commit.records.len()), (2, 1), "the batch is tried again");
+    }
+
+    /// A state record in an older directory would not be found: the newest has its own, with or without batches.
+    #[test]
+    fn a_state_record_goes_where_the_last_one_is() {
+        let (mut spool, mut ledger, mut losses) = spool_that(WhenFull::StopPolling);
+        fill(&mut spool, 0, &mut ledger, &mut losses);
+        let mut commit = |seconds, answer, spool: &mut Spool| {
+            let now = NOW + Duration::from_secs(seconds);
+            let snapshot = || Snapshot { raise_mark: true, ..Snapshot::default() };
+            let Some(StoreCommand::Commit(commit)) = spool.poll(now, &ledger, &losses, snapshot) else {
+                panic!("a commit")
+            };
+            spool.handle_committed(now, answer, &mut ledger, &mut losses);
+            (commit.dir.first, commit.records.len())
+        };
+        spool.hurry();
+        let full = || Err(StoreError::Full("full".into()));
+        assert_eq!(commit(0, full(), &mut spool), (2, 0), "another directory begins without batches");
+        assert_eq!(commit(10, Ok(Usage::default()), &mut spool), (1, 0), "nothing is in it yet");
+        spool.hurry();
+        assert_eq!(commit(20, Ok(Usage::default()), &mut spool), (2, 0));
+        let head = Head { zstd: false, readings: 5, catalog_rev: 1, body_crc32c: 0, oldest: Wall(0) };
+        spool.push(head, alloc::vec![0; 100]);
+        spool.mark = 0;
+        assert_eq!(commit(30, full(), &mut spool), (2, 1));
+        assert_eq!(commit(40, Ok(Usage::default()), &mut spool), (2, 0), "it has the state record in force");
     }
 
     /// A state record that still names it would find it damaged after a crash.

@@ -15,7 +15,7 @@ use super::{Config, Extent, How, Spool};
 use crate::ledger::Ledger;
 use crate::losses::Losses;
 use crate::state;
-use crate::store::{DirId, Recovered, StoreCommand, StoreError, Usage};
+use crate::store::{DirId, Recovered, StoreError, Usage};
 
 /// A spool that is ready, and what its state record told of the rest of the pipeline.
 #[derive(Debug)]
@@ -66,6 +66,7 @@ impl Spool {
             pending_bytes: 0,
             in_flight: None,
             active: DirId { epoch, first: 1 },
+            newest: None,
             active_payload: 0,
             active_has_catalog: false,
             condemned: Vec::new(),
@@ -86,7 +87,7 @@ impl Spool {
     }
 
     /// Whether every count that a new epoch needs is known: no commit under way, no partly settled run without its
-    /// index. Asks for the indexes that are missing.
+    /// index. Asks for the indexes that are missing; a commit that failed is taken back.
     pub fn ready_for_new_epoch(&mut self) -> bool {
         self.take_back();
         if self.in_flight.is_some() {
@@ -183,11 +184,11 @@ fn resume(config: Config, now: Mono, found: &Recovered, state: state::State) -> 
     spool.extents = state.extents.iter().filter(|extent| extent.count > 0).map(restore).collect();
     spool.uncounted = state.uncounted.iter().map(|waiting| (waiting.first..=waiting.last, how(waiting.how))).collect();
     let present: BTreeSet<DirId> = gather(found.dirs.iter().map(|(dir, _)| *dir));
-    spool.active = present
-        .last()
-        .copied()
-        .filter(|dir| dir.epoch == state.epoch && dir.first <= state.last_seq + 1)
-        .unwrap_or(DirId { epoch: state.epoch, first: state.last_seq + 1 });
+    spool.newest = present.last().copied();
+    // What a full disk did not take, and a state record without its batches names, would be a hole in it.
+    let whole = |(dir, last): &&(DirId, u64)| dir.epoch == state.epoch && *last == state.last_seq;
+    let active = found.dirs.last().filter(whole).map(|(dir, _)| *dir);
+    spool.active = active.unwrap_or(DirId { epoch: state.epoch, first: state.last_seq + 1 });
     // Only an estimate (sled takes about twice the payload): it decides when the next directory begins, nothing else.
     spool.active_payload = found.usage.active_bytes / 2;
     let mut ledger = state.ledger.as_ref().map(Ledger::from_message).unwrap_or_default();
@@ -197,7 +198,7 @@ fn resume(config: Config, now: Mono, found: &Recovered, state: state::State) -> 
         spool.handle_loaded(now, *dir, Err(StoreError::Damaged("not found".into())), &mut ledger, &mut losses);
     }
     for dir in present.iter().filter(|dir| !named.contains(dir) && **dir != spool.active) {
-        spool.commands.push_back(StoreCommand::Remove(*dir));
+        spool.condemned.push((*dir, spool.commit_no + 1));
     }
     let waiting: Vec<u64> = spool.uncounted.iter().map(|(range, _)| *range.start()).collect();
     for dir in waiting.into_iter().filter_map(|seq| spool.dir_of(seq)).collect::<Vec<_>>() {
@@ -234,11 +235,12 @@ fn restore(saved: &state::Extent) -> Extent {
 fn begin(config: Config, now: Mono, found: Recovered, epoch: u64) -> Started {
     let mut spool = Spool::empty(config, now, epoch);
     spool.usage = found.usage;
+    spool.newest = found.dirs.last().map(|(dir, _)| *dir);
     let mut next = 1;
     for (dir, last) in &found.dirs {
         let count = (last + 1).saturating_sub(dir.first);
         if count == 0 {
-            spool.commands.push_back(StoreCommand::Remove(*dir));
+            spool.condemned.push((*dir, spool.commit_no + 1));
             continue;
         }
         spool.extents.push_back(Extent {

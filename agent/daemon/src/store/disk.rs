@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 
 use tributary_core::store::{DirId, StoreError};
 
+/// Backend and version of what is written here.
+const FORMAT: &str = "sled 3";
+
 /// Why something could not be done, by what has to follow.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -247,4 +250,22 @@ pub(super) fn make_ballast(root: &Path, bytes: u64) -> Result<(), Fault> {
         file.sync_all()
     };
     at(make(), "reserve", &path).inspect_err(|_| drop(fs::remove_file(&path)))
+}
+
+/// Writes the format of a new spool; refuses that of another version. The line bears its checksum, so that damage to it
+/// is not taken for another version.
+pub(super) fn check_format(root: &Path) -> Result<(), Fault> {
+    let path = root.join("SPOOL_FORMAT");
+    let line = |format: &str| format!("{format} {:08x}\n", super::parts::crc32c(format.as_bytes()));
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    if found == line(FORMAT) {
+        return Ok(());
+    }
+    let format = found.trim_end().rsplit_once(' ').map_or("", |(format, _)| format);
+    if found == line(format) {
+        let text = format!("the spool {} has format `{format}`; this version reads `{FORMAT}`", root.display());
+        return Err(Fault::Foreign(text));
+    }
+    write_synced(&path, line(FORMAT).as_bytes())?;
+    sync_dir(root)
 }
