@@ -71,9 +71,10 @@ impl Mosquitto {
     }
 }
 
-/// One that was free a moment ago.
+/// One that was free a moment ago, and that the kernel gives to nobody meanwhile.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port()
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(10_000..32_768)).take(1_000).find(free).unwrap()
 }
 
 impl Drop for Mosquitto {

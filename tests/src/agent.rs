@@ -6,16 +6,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{Process, binary, eventually, signal};
+use crate::process::{PATIENCE, Process, binary, eventually, signal};
 
 /// Site of every agent of the tests.
 pub const SITE: &str = "plant-1";
-/// What a stop may take on a loaded machine; by the interface it is 5 s, which `process.rs` sees to.
-const STOP: Duration = Duration::from_secs(60);
 
 /// A configuration, written piece by piece.
 #[derive(Clone, Debug)]
@@ -211,7 +208,7 @@ impl Agent {
     /// If it does not end within a minute.
     pub async fn stop(&mut self) -> ExitStatus {
         self.process.terminate();
-        self.process.end(STOP).await
+        self.process.end(PATIENCE).await
     }
 
     /// Asserts that it is alive: it has not panicked, nor given up.
@@ -314,7 +311,7 @@ impl Receiver {
     /// If it does not end within a minute.
     pub async fn stop(&mut self) -> ExitStatus {
         self.process.terminate();
-        eventually("the receiver to end", STOP, async || self.process.ended()).await
+        eventually("the receiver to end", PATIENCE, async || self.process.ended()).await
     }
 }
 

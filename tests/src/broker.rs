@@ -4,14 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use crate::process::{Process, eventually, free_port, listens, program};
+use crate::process::{PATIENCE, Process, eventually, free_port, listens, program};
 
 /// Room for what a receiver that is away has not taken.
 pub const QUEUE: &str = "max_queued_messages 100000";
-/// What a start or an end may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// mosquitto, started by the test.
 #[derive(Debug)]

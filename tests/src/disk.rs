@@ -10,16 +10,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use crate::process::{Process, eventually, program};
+use crate::process::{PATIENCE, Process, eventually, program};
 
 /// Size and inodes: a spool of 4 MB fits, with its ballast and what sled takes.
 const OPTIONS: &str = "size=16m,nr_inodes=400";
 /// The same, with a journal.
 const IMAGE: u64 = 24 << 20;
-/// What a start or an end may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of what kind a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

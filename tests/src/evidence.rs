@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::OpenFlags;
 
-use crate::process::eventually;
+use crate::process::{PATIENCE, eventually};
 
 /// Where the evidence is.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ impl Database {
     /// If it is not known after a minute.
     pub async fn last_word(&self, agent: &str) -> Ledger {
         let last = "SELECT count(*) FROM agent WHERE state = 'offline' AND at_ms > 0";
-        eventually("the agent's last word", Duration::from_secs(60), async || {
+        eventually("the agent's last word", PATIENCE, async || {
             if self.number(last).await.ok()? == 1 { self.ledger(agent).await.ok() } else { None }
         })
         .await

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
+/// What a start, an end or a word may take on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of a log is shown when a test fails.
 const SHOWN_LOG: usize = 6_000;
 /// How often a fact is looked at while waiting for it.

@@ -168,7 +168,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 struct InFlight {
     dir: DirId,
-    records: Vec<(u64, Vec<u8>)>,
+    records: Vec<(u64, Head, Vec<u8>)>,
     bytes: usize,
     mark: u64,
     commit_no: u64,

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use fastrand::Rng;
 use prost::Message;
 use sha2::{Digest, Sha256};
+use tributary::store::Reserve;
 use tributary_core::record::Head;
 use tributary_core::state::State;
 use tributary_core::store::{Commit, DirId, Recovered, Store, StoreCommand, StoreError, StoreReply};
@@ -12,8 +13,6 @@ use tributary_core::store::{Commit, DirId, Recovered, Store, StoreCommand, Store
 use crate::store::MemStore;
 
 const CAPACITY: u64 = 1 << 30;
-/// The agent's ballast.
-const RESERVE: u64 = 2 << 20;
 
 /// What the disk answers for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +154,7 @@ impl Disk {
 
     /// Others take what is free of it, until somebody makes room.
     pub(super) fn fill(&mut self) {
-        self.store.fill(RESERVE);
+        self.store.fill(Reserve::default().ballast);
     }
 
     /// Somebody makes room.

@@ -12,7 +12,6 @@ use tributary_protocols::time::Mono;
 use super::{Durable, Entry, Extent, How, InFlight, RETRY, Snapshot, Spool, WhenFull};
 use crate::ledger::Ledger;
 use crate::losses::Losses;
-use crate::record::Head;
 use crate::state;
 use crate::store::{Commit, DirId, StoreCommand, StoreError, Usage};
 
@@ -87,7 +86,7 @@ impl Spool {
                 let catalog = commit.with_catalog.then_some(snapshot.catalog);
                 Commit {
                     dir: commit.dir,
-                    records: commit.records.clone(),
+                    records: commit.records.iter().map(|(seq, _, record)| (*seq, record.clone())).collect(),
                     state,
                     catalog,
                     frees: self.frees(commit.dir),
@@ -137,7 +136,7 @@ impl Spool {
             }
             commit.bytes += record.len();
             self.active_payload += record.len() as u64;
-            commit.records.push((seq, record));
+            commit.records.push((seq, head, record));
         }
         self.pending_bytes = commit.bytes;
     }
@@ -204,7 +203,7 @@ impl Spool {
                 self.usage = usage;
                 self.newest = Some(commit.dir);
                 self.pending_bytes -= commit.bytes.min(self.pending_bytes);
-                self.durable = commit.records.last().map_or(self.durable, |(seq, _)| *seq).max(self.durable);
+                self.durable = commit.records.last().map_or(self.durable, |(seq, ..)| *seq).max(self.durable);
                 self.mark = self.mark.max(commit.mark);
                 self.active_has_catalog |= with_catalog;
                 for (dir, commit_no) in core::mem::take(&mut self.condemned) {
@@ -314,11 +313,8 @@ impl Spool {
         let Some(commit) = self.in_flight.take_if(|commit| !commit.sent) else { return };
         self.cut_after_durable();
         self.given_up = [commit.given_up, self.given_up].into_iter().flatten().min();
-        for (_, record) in commit.records.into_iter().rev() {
-            // Each was made with a head.
-            if let Some((head, _)) = Head::split(&record) {
-                self.pending.push_front((head, record));
-            }
+        for (_, head, record) in commit.records.into_iter().rev() {
+            self.pending.push_front((head, record));
         }
     }
 
@@ -385,6 +381,7 @@ mod tests {
     use tributary_protocols::time::Wall;
 
     use super::*;
+    use crate::record::Head;
     use crate::spool::Config;
     use crate::store::Recovered;
 
